@@ -1,0 +1,65 @@
+"""Where the broker and the result backend are: the part of the settings that both projects share.
+
+How it works: `Connections` is a plain model that each project's pydantic-settings class inherits, so every field
+is typed and is overridden by the environment variable of its name (`RABBITMQ_HOST`, `REDIS_PASSWORD`, …).
+`find_env_file` finds `<repository>/.stack/env`, which `./stack up` writes, by walking up from a folder: that is
+why a bare `uvicorn api:app` or `celery -A tasks:app worker` works in a plain shell beside a running stack.
+
+What belongs here: addresses and credentials that both the API and the worker need. No default for a secret.
+"""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+ENV_FILE = Path(".stack") / "env"
+
+
+def find_env_file(start: Path) -> Path | None:
+    """Return the nearest `.stack/env` at or above `start`, or None."""
+    return next((folder / ENV_FILE for folder in (start, *start.parents) if (folder / ENV_FILE).is_file()), None)
+
+
+class Connections(BaseModel):
+    """Addresses and credentials of RabbitMQ (broker) and Redis (result backend)."""
+
+    broker_url: SecretStr | None = Field(default=None, description="replaces the RABBITMQ_* parts when set")
+    rabbitmq_host: str = "127.0.0.1"
+    rabbitmq_port: int = Field(default=5672, ge=1, le=65535)
+    rabbitmq_user: str = "project"
+    rabbitmq_password: SecretStr = Field(default=SecretStr(""), validate_default=True)
+    rabbitmq_vhost: str = "project"
+
+    result_backend: SecretStr | None = Field(default=None, description="replaces the REDIS_* parts when set")
+    redis_host: str = "127.0.0.1"
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_password: SecretStr = Field(default=SecretStr(""), validate_default=True)
+    redis_db: int = Field(default=0, ge=0)
+
+    @field_validator("rabbitmq_password", "redis_password")
+    @classmethod
+    def _password_is_given(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        url = "broker_url" if info.field_name == "rabbitmq_password" else "result_backend"
+        if not password.get_secret_value() and info.data.get(url) is None:
+            raise PydanticCustomError("missing", f"required (or {url.upper()}, which replaces it)")
+        return password
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL, password included: never log it."""
+        if self.broker_url is not None:
+            return self.broker_url.get_secret_value()
+        user = quote(self.rabbitmq_user, safe="")
+        password = quote(self.rabbitmq_password.get_secret_value(), safe="")
+        vhost = quote(self.rabbitmq_vhost, safe="")
+        return f"amqp://{user}:{password}@{self.rabbitmq_host}:{self.rabbitmq_port}/{vhost}"
+
+    @property
+    def backend(self) -> str:
+        """The result backend's URL, password included: never log it."""
+        if self.result_backend is not None:
+            return self.result_backend.get_secret_value()
+        password = quote(self.redis_password.get_secret_value(), safe="")
+        return f"redis://:{password}@{self.redis_host}:{self.redis_port}/{self.redis_db}"
