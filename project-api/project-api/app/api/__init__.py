@@ -1,0 +1,1 @@
+"""HTTP: endpoints, their dependencies, and the one table that turns errors into responses."""

@@ -1,0 +1,92 @@
+"""What endpoints ask for, by type annotation: `ProducerDep`, `ReplyDep`, `TaskIdDep`.
+
+How it works: `create_app` puts one `Resources` on the app's state; each dependency hands out a part of it.
+
+What belongs here: FastAPI dependencies. No logic beyond picking and checking.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Header, Path, Request
+from starlette.exceptions import HTTPException
+
+from app.api.preferences import parse_prefer
+from app.api.replies import Reply
+from app.celery.producer import Producer
+from app.core.config import Settings
+from app.database.session import Database
+from async_celery import AsyncCelery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What lives as long as the process: made in the lifespan, closed by it."""
+
+    settings: Settings
+    client: AsyncCelery
+    producer: Producer
+    database: Database
+    shutdown: asyncio.Event
+
+
+def get_resources(request: Request) -> Resources:
+    """Return the process's resources."""
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+ResourcesDep = Annotated[Resources, Depends(get_resources)]
+
+
+def get_producer(resources: ResourcesDep) -> Producer:
+    """Return the process's producer."""
+    return resources.producer
+
+
+async def get_reply(
+    request: Request,
+    resources: ResourcesDep,
+    prefer: Annotated[
+        list[str] | None,
+        Header(description="`respond-async`, `wait=N` (seconds), or both (RFC 7240)", examples=[["wait=5"]]),
+    ] = None,
+) -> Reply:
+    """Return how this request's client wants its answer.
+
+    Raises:
+        BackendError: the client wants to wait, and there would be no result to wait for. Nothing is sent then.
+    """
+    reply = Reply(
+        request=request,
+        preference=parse_prefer(prefer or []),
+        default_wait=resources.settings.result_wait_seconds,
+        max_wait=resources.settings.result_wait_max_seconds,
+        shutdown=resources.shutdown,
+    )
+    if reply.wait > 0:
+        await resources.client.ping_backend()
+    return reply
+
+
+def get_task_id(
+    request: Request, task_id: Annotated[UUID, Path(description="a task's or a workflow's id")]
+) -> str:
+    """Return the path's task id in its canonical form."""
+    request.state.task_id = str(task_id)
+    return str(task_id)
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body that is not declared as JSON (415)."""
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if has_body and media_type != "application/json":
+        raise HTTPException(415, "send the body as JSON, with Content-Type: application/json")
+
+
+ProducerDep = Annotated[Producer, Depends(get_producer)]
+ReplyDep = Annotated[Reply, Depends(get_reply)]
+TaskIdDep = Annotated[str, Depends(get_task_id)]

@@ -1,0 +1,71 @@
+"""`/health/live` and `/health/ready`: is the process alive, and can it do its work?
+
+How it works: live touches nothing. Ready asks broker, result backend and database at the same time, each
+within its own time-out, and reports how long each took; one that fails makes it 503.
+
+What belongs here: health endpoints. How a dependency is asked belongs to the room that owns it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.deps import ResourcesDep
+from app.api.problems import NotReadyError, documented
+from app.database.errors import DatabaseError
+from async_celery import TransportError
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Check(BaseModel):
+    """One dependency."""
+
+    status: Literal["up", "down"]
+    latency_seconds: float = Field(description="until it answered or was given up")
+    error: str | None = None
+
+
+class Readiness(BaseModel):
+    """Every dependency answers."""
+
+    status: Literal["ready"] = "ready"
+    checks: dict[str, Check]
+
+
+@router.get("/live", responses=documented())
+async def live() -> Liveness:
+    """Say that the process answers."""
+    return Liveness()
+
+
+@router.get("/ready", responses=documented(503))
+async def ready(resources: ResourcesDep) -> Readiness:
+    """Ask broker, result backend and database."""
+    names = ("broker", "result_backend", "database")
+    asked = (resources.client.ping_broker, resources.client.ping_backend, resources.database.ping)
+    checks = dict(zip(names, await asyncio.gather(*map(_check, asked)), strict=True))
+    if any(check.status == "down" for check in checks.values()):
+        raise NotReadyError({name: check.model_dump() for name, check in checks.items()})
+    return Readiness(checks=checks)
+
+
+async def _check(ping: Callable[[], Awaitable[object]]) -> Check:
+    started = time.perf_counter()
+    error = None
+    try:
+        await ping()
+    except (TransportError, DatabaseError) as failure:
+        error = str(failure)
+    latency = round(time.perf_counter() - started, 6)
+    return Check(status="down" if error else "up", latency_seconds=latency, error=error)

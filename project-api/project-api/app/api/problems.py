@@ -1,0 +1,186 @@
+"""Errors become HTTP here, and only here: RFC 9457 problem documents, one table.
+
+How it works: rooms below raise their own exceptions and know no status code. `TABLE` maps each to a status and
+a title; `install` registers it on the app. A problem names the request (`requestId`, also in the logs), and
+the task where one is known (`taskId`). What a client sees never holds a traceback, an address or a secret.
+
+What belongs here: the table and the shape of a problem. A new exception gets its row in `TABLE`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.core import context
+from app.database.errors import DatabaseError
+from async_celery import (
+    BackendError,
+    PayloadError,
+    PublishError,
+    ResultTimeout,
+    TaskExpired,
+    TaskFailed,
+    TaskNotFound,
+    TaskRevoked,
+    TransportError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = {"Retry-After": "2"}  # s; dependencies are back within 10 s, most restarts take less
+
+
+class ShuttingDownError(Exception):
+    """The API stops while a client waits; its task was revoked."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("the API is shutting down; the task was revoked, send it again")
+        self.task_id = task_id
+
+
+class NotReadyError(Exception):
+    """A dependency is down; `checks` tells which."""
+
+    def __init__(self, checks: Mapping[str, object]) -> None:
+        super().__init__("not every dependency answers; see checks")
+        self.checks = checks
+
+
+class FieldError(BaseModel):
+    """One field that is wrong."""
+
+    field: str = Field(examples=["body.multiplier"])
+    message: str
+    type: str = Field(examples=["int_type"])
+
+
+class Problem(BaseModel):
+    """What every error looks like (RFC 9457 §3.1; `requestId` and `taskId` are our extension members)."""
+
+    type: str = Field(default="about:blank", description="about:blank: the status says it all")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="the path that was asked for")
+    requestId: str | None = Field(description="find it in the logs")  # noqa: N815  # wire name
+    taskId: str | None = Field(default=None, description="the task that this is about")  # noqa: N815  # wire name
+    errors: list[FieldError] | None = Field(default=None, description="which fields are wrong")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """How one family of exceptions is answered."""
+
+    status: int
+    title: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+TABLE: dict[type[Exception], Row] = {
+    PayloadError: Row(status=422, title="Payload cannot be sent"),
+    TaskNotFound: Row(status=404, title="Unknown task"),
+    TaskExpired: Row(status=410, title="Task expired"),
+    TaskRevoked: Row(status=409, title="Task revoked"),
+    TaskFailed: Row(status=502, title="Task failed"),
+    ResultTimeout: Row(status=504, title="Task took too long and was revoked"),
+    TransportError: Row(status=503, title="Broker or result backend unavailable", headers=RETRY_AFTER),
+    PublishError: Row(status=503, title="Broker unavailable", headers=RETRY_AFTER),
+    BackendError: Row(status=503, title="Result backend unavailable", headers=RETRY_AFTER),
+    DatabaseError: Row(status=503, title="Database unavailable", headers=RETRY_AFTER),
+    ShuttingDownError: Row(status=503, title="Shutting down", headers=RETRY_AFTER),
+    NotReadyError: Row(status=503, title="Not ready", headers=RETRY_AFTER),
+}
+
+
+def problem_response(
+    path: str,
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,  # RFC 9457 §3.2: extension members are free
+) -> Response:
+    """Build the response of one problem; `members` are added to the document when they are not None."""
+    document = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": path,
+        "requestId": context.request_id.get(),
+    } | {name: value for name, value in members.items() if value is not None}
+    # ASCII escapes: a lone surrogate in a client's field name could not be encoded as UTF-8.
+    content = json.dumps(document, ensure_ascii=True, allow_nan=False)
+    return Response(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+async def _from_table(request: Request, error: Exception) -> Response:
+    row = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    return problem_response(
+        request.url.path,
+        row.status,
+        row.title,
+        str(error),
+        headers=row.headers,
+        # The task that the client knows: a workflow's error names the child at fault, its id is in the detail.
+        taskId=getattr(request.state, "task_id", None) or getattr(error, "task_id", None),
+        checks=getattr(error, "checks", None),
+    )
+
+
+async def _from_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for this type only
+    errors = [
+        FieldError(
+            field=".".join(str(part) for part in item["loc"]), message=item["msg"], type=item["type"]
+        ).model_dump()
+        for item in error.errors()
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+    if any(item["type"] == "json_invalid" for item in errors):
+        return problem_response(request.url.path, 400, "Malformed JSON", detail, errors=errors)
+    return problem_response(request.url.path, 422, "Invalid input", detail, errors=errors)
+
+
+async def _from_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # registered for this type only
+    title = HTTPStatus(error.status_code).phrase
+    return problem_response(request.url.path, error.status_code, title, error.detail, headers=error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a problem document."""
+    for kind in TABLE:
+        app.add_exception_handler(kind, _from_table)
+    app.add_exception_handler(RequestValidationError, _from_validation)
+    app.add_exception_handler(HTTPException, _from_http)
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        _, schemas = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        return document
+
+    # FastAPI's own way to change the document (its docs: "Extending OpenAPI").
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI text for the problems an endpoint can answer with, and for those that any endpoint can."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in sorted({*statuses, 500})
+    }

@@ -1,0 +1,119 @@
+"""How a task's result reaches the client: the wait rules, once for all tasks and workflows.
+
+| the client sends | what happens |
+|---|---|
+| nothing | wait the default time, then revoke the task and answer 504 |
+| `Prefer: wait=N` | the same with N seconds, at most the configured maximum |
+| `Prefer: respond-async` | 202 with `Location` at once |
+| `Prefer: respond-async, wait=N` | wait N seconds, then 202; the task goes on |
+
+How it works: an endpoint sends its task with `reply.expires` (a task whose client will be gone must not run)
+and hands the handle to `reply.deliver`, which waits for the first of: the result, the client's leaving, the
+API's shutdown.
+
+What belongs here: waiting and its answers. Errors are raised, `problems.py` answers them.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from app.api.preferences import Preference
+from app.api.problems import ShuttingDownError
+from app.celery.schemas import AsyncTask, AsyncTaskStatus
+from async_celery import OnTimeout, ResultTimeout, TaskHandle, TaskState
+
+R = TypeVar("R")
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for the log line; nobody reads the response
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One request's way of waiting."""
+
+    request: Request
+    preference: Preference
+    default_wait: float  # s
+    max_wait: float  # s
+    shutdown: asyncio.Event
+
+    @property
+    def wait(self) -> float:
+        """Seconds to wait for the result; 0 when the client does not want to."""
+        if self.preference.wait is not None:
+            return min(float(self.preference.wait), self.max_wait)
+        return 0.0 if self.preference.respond_async else self.default_wait
+
+    @property
+    def expires(self) -> float | None:
+        """Seconds after which the task must not start any more; None: the task's own deadline."""
+        return None if self.preference.respond_async else self.wait
+
+    async def deliver(self, handle: TaskHandle[R]) -> Response:
+        """Wait for the result as the client asked, and answer.
+
+        Raises:
+            ResultTimeout: the wait is over, the task was revoked.
+            TaskError: the task failed or was revoked.
+            ShuttingDownError: the API stops; the task was revoked.
+        """
+        self.request.state.task_id = handle.id
+        if self.wait == 0:
+            return self._accepted(handle.id)
+        on_timeout = OnTimeout.KEEP if self.preference.respond_async else OnTimeout.REVOKE
+        result = asyncio.ensure_future(handle.result(timeout=self.wait, on_timeout=on_timeout))
+        gone = asyncio.ensure_future(self._client_gone())
+        stopping = asyncio.ensure_future(self.shutdown.wait())
+        waits: tuple[asyncio.Future[Any], ...] = (result, gone, stopping)
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return self._finished(handle.id, result.result())
+            if gone.done():
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except ResultTimeout:
+            if self.preference.respond_async:
+                return self._accepted(handle.id)
+            raise
+        finally:
+            for future in waits:
+                future.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        if self.preference.respond_async:
+            return self._accepted(handle.id)
+        await handle.cancel()
+        raise ShuttingDownError(handle.id)
+
+    async def _client_gone(self) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
+
+    def _finished(self, task_id: str, result: R) -> Response:
+        body = AsyncTaskStatus[Any](id=UUID(task_id), status=TaskState.SUCCESS, result=result)
+        return self._json(200, body)
+
+    def _accepted(self, task_id: str) -> Response:
+        body = AsyncTask(id=UUID(task_id), status=TaskState.QUEUED)
+        return self._json(202, body, {"Location": f"/v1/tasks/{task_id}"})
+
+    def _json(self, status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+        applied = self._applied()
+        return JSONResponse(
+            body.model_dump(mode="json"),
+            status,
+            {**(headers or {}), **({"Preference-Applied": applied} if applied else {})},
+        )
+
+    def _applied(self) -> str:
+        """The preferences that were honoured (RFC 7240 §3)."""
+        names = ["respond-async"] if self.preference.respond_async else []
+        if self.preference.wait is not None:
+            names.append(f"wait={self.wait:.0f}")
+        return ", ".join(names)

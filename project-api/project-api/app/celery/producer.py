@@ -1,0 +1,89 @@
+"""Sends tasks and workflows: the API's one way to the broker.
+
+How it works: a validated payload goes out under its contract's name, queue and serializer; what comes back is a
+handle whose result has the contract's type. A handle means that RabbitMQ has confirmed the message.
+
+What belongs here: sending. Which tasks a workflow is made of is in `workflows.py`.
+"""
+
+from typing import Any, TypeVar, overload
+
+from celery import Celery
+from celery.canvas import Signature, group
+from pydantic import TypeAdapter
+
+from app.core import context
+from async_celery import AsyncCelery, TaskHandle
+from project_contracts.contract import Payload, TaskContract
+
+P = TypeVar("P", bound=Payload)
+R = TypeVar("R")
+
+
+class Producer:
+    """Sends what the endpoints ask for. One per process, made in the lifespan."""
+
+    def __init__(self, celery: Celery, client: AsyncCelery) -> None:
+        self.celery = celery
+        self._client = client
+
+    async def submit(
+        self, contract: TaskContract[P, R], payload: P, *, expires: float | None = None
+    ) -> TaskHandle[R]:
+        """Send one task.
+
+        Args:
+            contract: which task.
+            payload: its arguments, validated.
+            expires: seconds after which a task that has not started is dropped; the task deadline by default.
+
+        Raises:
+            PublishError: the broker did not take the message in time.
+            PayloadError: the payload cannot be encoded.
+        """
+        return await self._client.send_task(
+            contract.name,
+            kwargs=payload.model_dump(mode="json"),
+            queue=contract.queue,
+            serializer=contract.serializer,
+            expires=expires,
+            headers=self._headers(),
+            result_type=TypeAdapter(contract.result).validate_python,
+        )
+
+    @overload
+    async def submit_workflow(
+        self, workflow: group, result: type[R], *, expires: float | None = None
+    ) -> TaskHandle[list[R]]: ...
+
+    @overload
+    async def submit_workflow(
+        self, workflow: Signature[Any], result: type[R], *, expires: float | None = None
+    ) -> TaskHandle[R]: ...
+
+    async def submit_workflow(
+        self, workflow: Signature[Any], result: type[R], *, expires: float | None = None
+    ) -> TaskHandle[Any]:
+        """Send a workflow of `workflows.py`.
+
+        Args:
+            workflow: what to run.
+            result: the type of the whole's result; of each member's for a group, which gives a list.
+            expires: as for `submit`; no task of the workflow starts later.
+
+        Raises:
+            PublishError: the broker did not take all its messages in time.
+            BackendError: the workflow's record could not be written.
+        """
+        return await self._client.submit(
+            workflow, expires=expires, result_type=TypeAdapter(result).validate_python
+        )
+
+    def handle(self, task_id: str) -> TaskHandle[Any]:
+        """Return a handle on a task sent earlier, by this process or another; nothing is looked up yet."""
+        return self._client.handle(task_id)
+
+    @staticmethod
+    def _headers() -> dict[str, str]:
+        request_id = context.request_id.get()
+        return {} if request_id is None else {"x-request-id": request_id}

@@ -1,0 +1,78 @@
+"""Settings of the API: typed, each overridden by the environment variable of its name.
+
+How it works: at start, pydantic-settings reads environment variables, then `<repository>/.stack/env` (found by
+walking up from the working folder, or from this file), then the defaults below. Hosts default to 127.0.0.1, so
+that a bare `uvicorn api:app` reaches the services that run on your machine.
+
+What belongs here: name, version, description, hosts, users, passwords, broker, result backend, time-outs with
+their unit in the name. No secret has a default: a missing one stops the start with a message that names it.
+"""
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from project_contracts.connections import Connections, find_env_file
+
+
+class Settings(Connections, BaseSettings):
+    """Everything about the API that differs between machines."""
+
+    model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    api_name: str = "full-stack-fastapi-celery"
+    api_version: str = "0.1.0"
+    api_description: str = "Sends tasks by name to Celery workers and tells the truth about them."
+    environment: Literal["development", "production"] = "development"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    postgres_host: str = "127.0.0.1"
+    postgres_port: int = Field(default=5432, ge=1, le=65535)
+    postgres_user: str = "project"
+    postgres_password: SecretStr
+    postgres_db: str = "project"
+
+    task_id_key: SecretStr = Field(min_length=16, description="MAC key of task ids; the same in every replica")
+
+    publish_timeout_seconds: float = Field(default=1.5, gt=0, description="until the broker's confirm")
+    backend_timeout_seconds: float = Field(default=1.5, gt=0, description="one look into the result backend")
+    database_timeout_seconds: float = Field(default=1.5, gt=0, description="connect, and one readiness query")
+    result_wait_seconds: float = Field(default=10, gt=0, description="a POST's default wait for its result")
+    result_wait_max_seconds: float = Field(default=60, gt=0, description="the longest wait a client may ask for")
+    task_deadline_seconds: float = Field(default=3600, gt=0, description="a task not started by then expires")
+    task_time_limit_seconds: float = Field(default=300, gt=0, description="the worker's hard limit of one run")
+    result_expires_seconds: int = Field(default=86400, gt=0, description="how long a result can be read")
+    max_body_bytes: int = Field(default=256 * 1024, gt=0, description="largest request body")
+
+    @model_validator(mode="after")
+    def _results_outlive_their_tasks(self) -> Self:
+        longest_life = self.task_deadline_seconds + self.task_time_limit_seconds
+        if self.result_expires_seconds < longest_life:
+            raise ValueError(
+                f"RESULT_EXPIRES_SECONDS={self.result_expires_seconds} is shorter than a task's longest life "
+                f"({longest_life:.0f} s = TASK_DEADLINE_SECONDS + TASK_TIME_LIMIT_SECONDS): raise it"
+            )
+        return self
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Read the settings once per process; exit with a message that names what is missing or wrong."""
+    env_file = find_env_file(Path.cwd()) or find_env_file(Path(__file__).resolve().parent)
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        # The input is left out: it may be a secret.
+        problems = [
+            f"  {'_'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        sys.exit(
+            "project-api cannot start, these settings are missing or wrong:\n"
+            + "\n".join(problems)
+            + "\nSet them as environment variables, or run ./stack up, which writes them to .stack/env."
+        )

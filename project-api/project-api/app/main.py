@@ -1,0 +1,67 @@
+"""create_app(): the wiring, and nothing but the wiring.
+
+How it works: settings are read once; clients and pools are made in the lifespan and closed by it in reverse
+order; middleware, routers and error handlers are put on the app. No connection is opened here: a dependency
+that is down at start makes `/health/ready` say so, not the process exit.
+
+What belongs here: a line for each thing that is plugged in.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from app.api import health, problems
+from app.api.api_v1 import api
+from app.api.deps import Resources
+from app.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from app.celery.async_celery import create_async_celery, create_celery
+from app.celery.producer import Producer
+from app.core.config import Settings, get_settings
+from app.core.logging import configure_logging
+from app.core.shutdown import shutdown_event
+from app.database.session import open_database
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the API.
+
+    Args:
+        settings: for tests; read from the environment by default.
+    """
+    settings = settings or get_settings()
+    configure_logging(settings.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        celery = create_celery(settings)
+        async with (
+            create_async_celery(celery, settings) as client,
+            open_database(settings) as database,
+        ):
+            with shutdown_event() as shutdown:
+                app.state.resources = Resources(
+                    settings=settings,
+                    client=client,
+                    producer=Producer(celery, client),
+                    database=database,
+                    shutdown=shutdown,
+                )
+                yield
+
+    # FastAPI with the assets of /docs inside the package: the page works without internet.
+    app = FastAPIOffline(
+        title=settings.api_name,
+        version=settings.api_version,
+        description=settings.api_description,
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    app.include_router(health.router)
+    app.include_router(api.router)
+    # The last one added is the first one passed.
+    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)
+    app.add_middleware(RequestContextMiddleware)
+    return app

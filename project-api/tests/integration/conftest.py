@@ -1,0 +1,39 @@
+"""Real servers (their addresses come from `./stack test`), a real API process, a real worker process."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from processes import Api, Worker, running_api, wait_until
+
+if "RABBITMQ_PORT" not in os.environ:
+    pytest.exit("integration tests need real servers: run `./stack test`", returncode=4)
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running_api(tmp_path_factory.mktemp("api") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def client(api: Api, worker: Worker) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, timeout=20) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    running = Worker(tmp_path_factory.mktemp("worker") / "log")
+    try:
+        wait_until(running.ready, 30, "the worker is ready")
+        yield running
+    finally:
+        running.process.terminate()
+        try:
+            running.process.wait(15)
+        finally:
+            if running.process.poll() is None:
+                os.killpg(running.process.pid, signal.SIGKILL)

@@ -1,0 +1,90 @@
+"""Real processes for the API's tests: uvicorn with the API, a Celery worker; and waiting for what they do."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+HERE = Path(__file__).parent
+COMMAND = (
+    "-A worker_app:app worker -c 2 -l INFO -Q project-worker --without-gossip --without-mingle -n api-tests@%h"
+)
+IMPORT_ROOT = HERE.parents[1] / "project-api"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+class Api:
+    """One uvicorn process with its own port."""
+
+    def __init__(self, log: Path, settings: dict[str, str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", "api:app", "--port", str(self.port)],
+                cwd=IMPORT_ROOT,
+                env=os.environ | settings,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def alive(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(self.url + "/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def running_api(log: Path, **settings: str) -> Iterator[Api]:
+    api = Api(log, settings)
+    try:
+        wait_until(api.alive, 20, "the API answers")
+        yield api
+    finally:
+        api.process.terminate()
+        api.process.wait(15)
+
+
+class Worker:
+    """One Celery worker with two processes; can be told to stand still."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", *COMMAND.split()],
+                cwd=HERE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return "ready." in self.log.read_text()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)

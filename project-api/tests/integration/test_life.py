@@ -1,0 +1,108 @@
+"""The process: readiness, clients that leave, shutdown while clients wait, pages without internet."""
+
+import re
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from processes import Api, Worker, running_api, wait_until
+from worker_app import SLEEP
+
+MULTIPLY = "/v1/project-worker/integer-multiplication"
+
+
+def unused_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_ready_names_each_dependency_with_its_latency(client: httpx.Client) -> None:
+    response = client.get("/health/ready")
+    assert response.status_code == 200, response.text
+    checks = response.json()["checks"]
+    assert set(checks) == {"broker", "result_backend", "database"}
+    assert all(check["status"] == "up" and 0 < check["latency_seconds"] < 2 for check in checks.values())
+
+
+@pytest.mark.parametrize(
+    ("variable", "down"),
+    [("RABBITMQ_PORT", "broker"), ("REDIS_PORT", "result_backend"), ("POSTGRES_PORT", "database")],
+)
+def test_a_dependency_that_is_down_is_named(tmp_path: Path, worker: Worker, variable: str, down: str) -> None:
+    with running_api(tmp_path / "log", **{variable: unused_port()}) as api:
+        assert httpx.get(api.url + "/health/live").status_code == 200
+        started = time.monotonic()
+        response = httpx.get(api.url + "/health/ready")
+        assert time.monotonic() - started < 2
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+        checks = response.json()["checks"]
+        assert [name for name, check in checks.items() if check["status"] == "down"] == [down]
+        started = time.monotonic()
+        answer = httpx.post(api.url + MULTIPLY, json={"multiplicand": 6, "multiplier": 7})
+        assert time.monotonic() - started < 2
+        # Tasks need no database.
+        assert answer.status_code == (200 if down == "database" else 503), answer.text
+
+
+def test_a_client_that_leaves_is_not_waited_for(client: httpx.Client, api: Api) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(
+            MULTIPLY,
+            json={"multiplicand": SLEEP, "multiplier": 1000},
+            headers={"X-Request-ID": "leaves-early"},
+            timeout=0.3,
+        )
+    wait_until(lambda: "[leaves-early] POST" in api.log.read_text(), 2, "the request ends")
+    assert re.search(r"\[leaves-early\] POST \S+ 499", api.log.read_text())
+
+
+@pytest.mark.parametrize(("prefer", "status"), [("wait=30", 503), ("respond-async, wait=30", 202)])
+def test_sigterm_answers_those_who_wait(tmp_path: Path, worker: Worker, prefer: str, status: int) -> None:
+    with running_api(tmp_path / "log") as api:
+        answers: list[httpx.Response] = []
+
+        def wait_long() -> None:
+            answers.append(
+                httpx.post(
+                    api.url + MULTIPLY,
+                    json={"multiplicand": SLEEP, "multiplier": 3000},
+                    headers={"Prefer": prefer},
+                    timeout=30,
+                )
+            )
+
+        client = threading.Thread(target=wait_long)
+        client.start()
+        wait_until(lambda: "received" in worker.log.read_text().splitlines()[-1], 5, "the task has started")
+        api.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        client.join(10)
+        api.process.wait(10)
+        assert time.monotonic() - started < 10
+        assert [answer.status_code for answer in answers] == [status]
+        assert answers[0].json().get("taskId" if status == 503 else "id")
+
+
+def test_docs_need_no_other_host(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) >= 3
+    for asset in assets:
+        assert asset.startswith("/"), asset
+        assert client.get(asset).status_code == 200
+
+
+def test_every_operation_documents_its_statuses(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            problems = {status for status in operation["responses"] if int(status) >= 400}
+            assert "500" in problems, (method, path)
+            if path.startswith(("/v1/project-worker", "/v1/workflows")):
+                assert {"202", "400", "413", "415", "422", "502", "503", "504"} <= set(operation["responses"])

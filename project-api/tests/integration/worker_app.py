@@ -1,0 +1,48 @@
+"""A real Celery worker for the API's tests: the contracts' names over functions that do as they are told.
+
+Loaded by `celery -A worker_app:app worker`. The real worker is tested in project-worker, both together in e2e.
+"""
+
+import time
+
+from celery import Celery
+from pydantic_settings import BaseSettings
+
+from project_contracts.connections import Connections
+from project_contracts.integers import INTEGER_MULTIPLICATION, INTEGERS_SUM
+from project_contracts.queues import PROJECT_WORKER
+
+FAIL, SLEEP, NOT_A_NUMBER = 500, 600, 700  # multiplicands with a meaning of their own
+
+
+class Settings(Connections, BaseSettings):
+    """Addresses from the environment."""
+
+
+settings = Settings()
+app = Celery("worker_app", broker=settings.broker, backend=settings.backend)
+app.conf.update(
+    task_default_queue=PROJECT_WORKER,
+    task_track_started=True,
+    result_extended=True,
+    task_acks_late=True,
+    worker_prefetch_multiplier=1,
+)
+
+
+@app.task(name=INTEGER_MULTIPLICATION.name)
+def integer_multiplication(multiplicand: int, multiplier: int) -> float:
+    """Multiply, fail, sleep `multiplier` milliseconds, or return NaN."""
+    if multiplicand == FAIL:
+        raise ValueError(f"told to fail with {multiplier}")
+    if multiplicand == SLEEP:
+        time.sleep(multiplier / 1000)
+    if multiplicand == NOT_A_NUMBER:
+        return float("nan")
+    return multiplicand * multiplier
+
+
+@app.task(name=INTEGERS_SUM.name)
+def integers_sum(integers: list[int]) -> int:
+    """Add up."""
+    return sum(integers)

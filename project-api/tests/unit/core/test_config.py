@@ -1,0 +1,135 @@
+"""Settings: typed, overridable, no secret with a default, errors that name the variable and not its value."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from app.core.config import Settings
+
+IMPORT_ROOT = Path(__file__).parents[3] / "project-api"
+
+SECRETS = {
+    "RABBITMQ_PASSWORD": "rabbit-secret",
+    "REDIS_PASSWORD": "redis-secret",
+    "POSTGRES_PASSWORD": "postgres-secret",
+    "TASK_ID_KEY": "0123456789abcdef",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def read() -> Settings:
+    return Settings(_env_file=None)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_secret_has_a_default(environment: pytest.MonkeyPatch, secret: str) -> None:
+    environment.delenv(secret)
+    with pytest.raises(ValidationError) as error:
+        read()
+    assert [item["loc"] for item in error.value.errors()] == [(secret.lower(),)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("API_NAME", "mine", "api_name", "mine"),
+        ("RABBITMQ_PORT", "5673", "rabbitmq_port", 5673),
+        ("RESULT_WAIT_SECONDS", "2.5", "result_wait_seconds", 2.5),
+        ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+    ],
+)
+def test_the_environment_overrides_each_field(
+    environment: pytest.MonkeyPatch, variable: str, value: str, field: str, expected: object
+) -> None:
+    environment.setenv(variable, value)
+    assert getattr(read(), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_PORT", "70000"),
+        ("RESULT_WAIT_SECONDS", "0"),
+        ("ENVIRONMENT", "staging"),
+        ("TASK_ID_KEY", "short"),
+    ],
+)
+def test_wrong_values_are_refused(environment: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    environment.setenv(variable, value)
+    with pytest.raises(ValidationError):
+        read()
+
+
+def test_results_must_outlive_their_tasks(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RESULT_EXPIRES_SECONDS", "3000")
+    with pytest.raises(ValidationError, match="RESULT_EXPIRES_SECONDS=3000 is shorter"):
+        read()
+
+
+def test_hosts_default_to_this_machine(environment: pytest.MonkeyPatch) -> None:
+    settings = read()
+    assert {settings.rabbitmq_host, settings.redis_host, settings.postgres_host} == {"127.0.0.1"}
+
+
+def test_urls_quote_what_a_password_may_hold(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RABBITMQ_PASSWORD", "a/b@c:d")
+    environment.setenv("REDIS_PASSWORD", "a/b@c:d")
+    settings = read()
+    assert settings.broker == "amqp://project:a%2Fb%40c%3Ad@127.0.0.1:5672/project"
+    assert settings.backend == "redis://:a%2Fb%40c%3Ad@127.0.0.1:6379/0"
+
+
+def test_whole_urls_replace_their_parts(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("BROKER_URL", "amqp://elsewhere//")
+    environment.setenv("RESULT_BACKEND", "redis://elsewhere/1")
+    assert (read().broker, read().backend) == ("amqp://elsewhere//", "redis://elsewhere/1")
+
+
+def test_no_secret_shows_in_the_settings_text(environment: pytest.MonkeyPatch) -> None:
+    assert isinstance(read().redis_password, SecretStr)
+    assert not [secret for secret in SECRETS.values() if secret in repr(read())]
+
+
+def start_api(folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import api", str(IMPORT_ROOT)],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_wrong_setting_stops_the_start_and_its_value_is_not_shown(tmp_path: Path) -> None:
+    result = start_api(tmp_path, {**SECRETS, "TASK_ID_KEY": "tiny-canary", "REDIS_PORT": "none"})
+    assert result.returncode != 0
+    assert "TASK_ID_KEY" in result.stderr
+    assert "REDIS_PORT" in result.stderr
+    assert "./stack up" in result.stderr
+    assert "tiny-canary" not in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_are_found_in_stack_env_above_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / ".stack").mkdir()
+    lines = {**SECRETS, "REDIS_PORT": "none"}
+    (tmp_path / ".stack" / "env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    below = tmp_path / "project-api" / "project-api"
+    below.mkdir(parents=True)
+    result = start_api(below, {})
+    # The file was read: the one wrong value in it is the only complaint.
+    assert "REDIS_PORT" in result.stderr
+    assert "PASSWORD" not in result.stderr
