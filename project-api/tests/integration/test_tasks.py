@@ -120,6 +120,65 @@ def test_an_unknown_id_is_404_and_nonsense_is_422(client: httpx.Client, suffix: 
         assert client.get(f"/v1/tasks/{nonsense}{suffix}").status_code == 422, nonsense
 
 
+def test_the_async_twin_answers_at_once_whatever_is_preferred(client: httpx.Client) -> None:
+    for prefer in ("", "wait=5", "respond-async, wait=5"):
+        response = client.post(MULTIPLY + "/async", json=factors(6, 7), headers={"Prefer": prefer})
+        assert response.status_code == 202
+        assert response.headers["preference-applied"] == "respond-async"
+        location = response.headers["location"]
+        assert client.get(location, params={"wait": 10}).json()["result"] == 42
+
+
+def test_a_long_poll_ends_with_the_task(client: httpx.Client) -> None:
+    location = client.post(MULTIPLY + "/async", json=factors(SLEEP, 800)).headers["location"]
+    started = time.monotonic()
+    assert client.get(location, params={"wait": 0.2}).json()["status"] in ("QUEUED", "STARTED")
+    assert client.get(location, params={"wait": 30}).json()["status"] == "SUCCESS"
+    assert time.monotonic() - started < 5
+
+
+def test_a_long_poll_tells_of_a_failure_too(client: httpx.Client) -> None:
+    location = client.post(MULTIPLY + "/async", json=factors(FAIL, 1)).headers["location"]
+    response = client.get(location, params={"wait": 30})
+    assert (response.status_code, response.json()["status"]) == (200, "FAILURE")
+
+
+@pytest.mark.parametrize("wait", ["-1", "0", "NaN", "inf", "1e9", "61", "abc", ""])
+def test_an_odd_long_poll_is_422(client: httpx.Client, wait: str) -> None:
+    task_id = client.post(MULTIPLY, json=factors(6, 7)).json()["id"]
+    assert client.get(f"/v1/tasks/{task_id}", params={"wait": wait}).status_code == 422
+
+
+def test_a_running_task_can_be_cancelled_and_twice(client: httpx.Client) -> None:
+    location = client.post(MULTIPLY + "/async", json=factors(SLEEP, 30_000)).headers["location"]
+    wait_until(lambda: client.get(location).json()["status"] == "STARTED", 10, "the task runs")
+    for _ in range(2):
+        response = client.delete(location)
+        assert (response.status_code, response.json()["status"]) == (200, "REVOKED")
+    assert client.get(location + "/result").status_code == 409
+    # Its worker is free again: thirty seconds have not passed.
+    assert client.post(MULTIPLY, json=factors(6, 7)).json()["result"] == 42
+
+
+def test_a_queued_task_that_is_cancelled_never_runs(client: httpx.Client, worker: Worker) -> None:
+    with worker.standing_still():
+        location = client.post(MULTIPLY + "/async", json=factors(SLEEP, 1)).headers["location"]
+        assert client.delete(location).json()["status"] == "REVOKED"
+    task_id = location.rsplit("/", 1)[1]
+    wait_until(lambda: task_id in worker.log.read_text(), 15, "the worker meets the message")
+    assert client.post(MULTIPLY, json=factors(6, 7)).json()["result"] == 42
+    assert f"{task_id}] succeeded" not in worker.log.read_text()
+    assert client.get(location).json()["status"] == "REVOKED"
+
+
+def test_what_has_ended_or_is_unknown_cannot_be_cancelled(client: httpx.Client) -> None:
+    task_id = client.post(MULTIPLY, json=factors(6, 7)).json()["id"]
+    response = client.delete(f"/v1/tasks/{task_id}")
+    assert (response.status_code, response.json()["taskId"]) == (409, task_id)
+    assert client.delete(f"/v1/tasks/{uuid.uuid4()}").status_code == 404
+    assert client.delete("/v1/tasks/abc").status_code == 422
+
+
 def test_an_upper_case_id_is_the_same_task(client: httpx.Client) -> None:
     task_id = client.post(MULTIPLY, json=factors(6, 7)).json()["id"]
     assert client.get(f"/v1/tasks/{task_id.upper()}").json()["id"] == task_id

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 from processes import wait_until
-from worker_app import FAIL
+from worker_app import FAIL, SLEEP
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,15 @@ def test_a_workflow_can_be_followed(client: httpx.Client) -> None:
     assert client.get(location).json()["status"] in ("QUEUED", "STARTED", "SUCCESS")
     wait_until(lambda: client.get(location).json()["status"] == "SUCCESS", 10, "the workflow succeeds")
     assert client.get(location + "/result").json()["result"] == 5 * 20 * 21 // 2
+
+
+def test_cancelling_a_workflow_cancels_every_child(client: httpx.Client) -> None:
+    location = client.post("/v1/workflows/group/async", json={"integer": SLEEP, "n": 1000}).headers["location"]
+    response = client.delete(location)
+    assert (response.status_code, response.json()["status"]) == (200, "REVOKED")
+    wait_until(
+        lambda: {task["status"] for task in leaves(client.get(location).json())} <= {"REVOKED", "SUCCESS"},
+        15,
+        "every child has ended",
+    )
+    assert "REVOKED" in {task["status"] for task in leaves(client.get(location).json())}

@@ -1,4 +1,4 @@
-"""What endpoints ask for, by type annotation: `ProducerDep`, `ReplyDep`, `TaskIdDep`.
+"""What endpoints ask for, by type annotation: `ProducerDep`, `ReplyDep`, `TaskIdDep`, ….
 
 How it works: `create_app` puts one `Resources` on the app's state; each dependency hands out a part of it.
 
@@ -13,8 +13,8 @@ from uuid import UUID
 from fastapi import Depends, Header, Path, Request
 from starlette.exceptions import HTTPException
 
-from app.api.preferences import parse_prefer
-from app.api.replies import Reply
+from app.api.preferences import Preference, parse_prefer
+from app.api.replies import ASYNC_SUFFIX, Patience, Reply
 from app.celery.producer import Producer
 from app.core.config import Settings
 from app.database.session import Database
@@ -46,6 +46,11 @@ def get_producer(resources: ResourcesDep) -> Producer:
     return resources.producer
 
 
+def get_patience(request: Request, resources: ResourcesDep) -> Patience:
+    """Return what waits on behalf of this request."""
+    return Patience(request=request, shutdown=resources.shutdown)
+
+
 async def get_reply(
     request: Request,
     resources: ResourcesDep,
@@ -59,12 +64,12 @@ async def get_reply(
     Raises:
         BackendError: the client wants to wait, and there would be no result to wait for. Nothing is sent then.
     """
+    twin = request.url.path.endswith(ASYNC_SUFFIX)
     reply = Reply(
-        request=request,
-        preference=parse_prefer(prefer or []),
+        patience=get_patience(request, resources),
+        preference=Preference(respond_async=True) if twin else parse_prefer(prefer or []),
         default_wait=resources.settings.result_wait_seconds,
         max_wait=resources.settings.result_wait_max_seconds,
-        shutdown=resources.shutdown,
     )
     if reply.wait > 0:
         await resources.client.ping_backend()
@@ -88,5 +93,6 @@ def require_json(request: Request) -> None:
 
 
 ProducerDep = Annotated[Producer, Depends(get_producer)]
+PatienceDep = Annotated[Patience, Depends(get_patience)]
 ReplyDep = Annotated[Reply, Depends(get_reply)]
 TaskIdDep = Annotated[str, Depends(get_task_id)]

@@ -39,10 +39,26 @@ RETRY_AFTER = {"Retry-After": "2"}  # s; dependencies are back within 10 s, most
 
 
 class ShuttingDownError(Exception):
-    """The API stops while a client waits; its task was revoked."""
+    """The API stops while a client waits for a task that is revoked then."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__("the API is shutting down; the task was revoked, send it again")
+        self.task_id = task_id
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection while it waited; nobody reads the answer, it is for the log."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("the client left before its answer")
+        self.task_id = task_id
+
+
+class TaskFinishedError(Exception):
+    """A task that is to be cancelled has already ended."""
+
+    def __init__(self, task_id: str, state: str) -> None:
+        super().__init__(f"the task has ended as {state}, there is nothing left to cancel")
         self.task_id = task_id
 
 
@@ -95,6 +111,8 @@ TABLE: dict[type[Exception], Row] = {
     PublishError: Row(status=503, title="Broker unavailable", headers=RETRY_AFTER),
     BackendError: Row(status=503, title="Result backend unavailable", headers=RETRY_AFTER),
     DatabaseError: Row(status=503, title="Database unavailable", headers=RETRY_AFTER),
+    TaskFinishedError: Row(status=409, title="Task has ended"),
+    ClientGoneError: Row(status=499, title="Client closed request"),  # nginx's number; there is no standard one
     ShuttingDownError: Row(status=503, title="Shutting down", headers=RETRY_AFTER),
     NotReadyError: Row(status=503, title="Not ready", headers=RETRY_AFTER),
 }

@@ -4,11 +4,11 @@
 |---|---|
 | nothing | wait the default time, then revoke the task and answer 504 |
 | `Prefer: wait=N` | the same with N seconds, at most the configured maximum |
-| `Prefer: respond-async` | 202 with `Location` at once |
+| `Prefer: respond-async`, or the path's `/async` twin | 202 with `Location` at once |
 | `Prefer: respond-async, wait=N` | wait N seconds, then 202; the task goes on |
 
 How it works: an endpoint sends its task with `reply.expires` (a task whose client will be gone must not run)
-and hands the handle to `reply.deliver`, which waits for the first of: the result, the client's leaving, the
+and hands the handle to `reply.deliver`. `Patience` waits for the first of: the result, the client's leaving, the
 API's shutdown.
 
 What belongs here: waiting and its answers. Errors are raised, `problems.py` answers them.
@@ -25,24 +25,59 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.preferences import Preference
-from app.api.problems import ShuttingDownError
+from app.api.problems import ClientGoneError, ShuttingDownError
 from app.celery.schemas import AsyncTask, AsyncTaskStatus
 from async_celery import OnTimeout, ResultTimeout, TaskHandle, TaskState
 
 R = TypeVar("R")
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for the log line; nobody reads the response
+ASYNC_SUFFIX = "/async"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """Waiting on behalf of one request, no longer than there is somebody to answer."""
+
+    request: Request
+    shutdown: asyncio.Event
+
+    async def result(self, handle: TaskHandle[R], seconds: float, on_timeout: OnTimeout) -> R:
+        """Wait for `handle`'s result, at most `seconds`.
+
+        Raises:
+            ClientGoneError: nobody waits any more. The task is left alone.
+            ShuttingDownError: the API stops. The task is left alone.
+            ResultTimeout, TaskError, TaskNotFound, TaskExpired: as `TaskHandle.result`.
+        """
+        result = asyncio.ensure_future(handle.result(seconds, on_timeout))
+        gone = asyncio.ensure_future(self._client_gone())
+        stopping = asyncio.ensure_future(self.shutdown.wait())
+        waits: tuple[asyncio.Future[Any], ...] = (result, gone, stopping)
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
+        finally:
+            for future in waits:
+                future.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        if self.shutdown.is_set():
+            raise ShuttingDownError(handle.id)
+        raise ClientGoneError(handle.id)
+
+    async def _client_gone(self) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One request's way of waiting."""
+    """How one request's client wants its answer."""
 
-    request: Request
+    patience: Patience
     preference: Preference
     default_wait: float  # s
     max_wait: float  # s
-    shutdown: asyncio.Event
 
     @property
     def wait(self) -> float:
@@ -62,41 +97,24 @@ class Reply:
         Raises:
             ResultTimeout: the wait is over, the task was revoked.
             TaskError: the task failed or was revoked.
+            ClientGoneError: nobody waits any more.
             ShuttingDownError: the API stops; the task was revoked.
         """
-        self.request.state.task_id = handle.id
+        self.patience.request.state.task_id = handle.id
         if self.wait == 0:
             return self._accepted(handle.id)
-        on_timeout = OnTimeout.KEEP if self.preference.respond_async else OnTimeout.REVOKE
-        result = asyncio.ensure_future(handle.result(timeout=self.wait, on_timeout=on_timeout))
-        gone = asyncio.ensure_future(self._client_gone())
-        stopping = asyncio.ensure_future(self.shutdown.wait())
-        waits: tuple[asyncio.Future[Any], ...] = (result, gone, stopping)
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if result.done():
-                return self._finished(handle.id, result.result())
-            if gone.done():
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
-        except ResultTimeout:
-            if self.preference.respond_async:
-                return self._accepted(handle.id)
-            raise
-        finally:
-            for future in waits:
-                future.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
         if self.preference.respond_async:
-            return self._accepted(handle.id)
-        await handle.cancel()
-        raise ShuttingDownError(handle.id)
-
-    async def _client_gone(self) -> None:
-        while (await self.request.receive())["type"] != "http.disconnect":
-            pass
-
-    def _finished(self, task_id: str, result: R) -> Response:
-        body = AsyncTaskStatus[Any](id=UUID(task_id), status=TaskState.SUCCESS, result=result)
+            try:
+                result = await self.patience.result(handle, self.wait, OnTimeout.KEEP)
+            except (ResultTimeout, ShuttingDownError):
+                return self._accepted(handle.id)
+        else:
+            try:
+                result = await self.patience.result(handle, self.wait, OnTimeout.REVOKE)
+            except ShuttingDownError:
+                await handle.cancel()
+                raise
+        body = AsyncTaskStatus[Any](id=UUID(handle.id), status=TaskState.SUCCESS, result=result)
         return self._json(200, body)
 
     def _accepted(self, task_id: str) -> Response:
@@ -104,12 +122,8 @@ class Reply:
         return self._json(202, body, {"Location": f"/v1/tasks/{task_id}"})
 
     def _json(self, status: int, body: BaseModel, headers: dict[str, str] | None = None) -> Response:
-        applied = self._applied()
-        return JSONResponse(
-            body.model_dump(mode="json"),
-            status,
-            {**(headers or {}), **({"Preference-Applied": applied} if applied else {})},
-        )
+        applied = {"Preference-Applied": self._applied()} if self._applied() else {}
+        return JSONResponse(body.model_dump(mode="json"), status, {**(headers or {}), **applied})
 
     def _applied(self) -> str:
         """The preferences that were honoured (RFC 7240 §3)."""

@@ -1,4 +1,4 @@
-"""Asking about tasks that were sent earlier.
+"""Asking about tasks that were sent earlier, and cancelling them.
 
 How it works: an id says by itself whether this stack issued it, so that an unknown id is 404, an accepted one
 that nobody has started is QUEUED, and one past its deadline is 410 (see `async_celery.task_ids`).
@@ -6,25 +6,55 @@ that nobody has started is QUEUED, and one past its deadline is 410 (see `async_
 What belongs here: endpoints under `/v1/tasks`.
 """
 
-from typing import Any
+import contextlib
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from app.api.deps import ProducerDep, TaskIdDep
-from app.api.problems import documented
+from app.api.deps import PatienceDep, ProducerDep, TaskIdDep
+from app.api.problems import ShuttingDownError, TaskFinishedError, documented
 from app.celery.schemas import AsyncTask, AsyncTaskStatus, TaskDocument
-from async_celery import OnTimeout, ResultTimeout, TaskState
+from async_celery import OnTimeout, ResultTimeout, TaskError, TaskState
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
+MAX_LONG_POLL = 60  # s; longer than that, proxies close the connection
+
 
 @router.get("/{task_id}", responses=documented(404, 410, 422, 503))
-async def get_task(task_id: TaskIdDep, producer: ProducerDep) -> TaskDocument:
-    """Everything that is known about a task or a workflow."""
-    return TaskDocument.from_status(await producer.handle(task_id).status())
+async def get_task(
+    task_id: TaskIdDep,
+    producer: ProducerDep,
+    patience: PatienceDep,
+    wait: Annotated[
+        float | None,
+        Query(gt=0, le=MAX_LONG_POLL, allow_inf_nan=False, description="seconds to wait for the task's end"),
+    ] = None,
+) -> TaskDocument:
+    """Everything that is known about a task or a workflow; with `wait`, as soon as it has ended."""
+    handle = producer.handle(task_id)
+    if wait is not None:
+        # However the wait ends, the answer is the state as it is then.
+        with contextlib.suppress(ResultTimeout, TaskError, ShuttingDownError):
+            await patience.result(handle, wait, OnTimeout.KEEP)
+    return TaskDocument.from_status(await handle.status())
+
+
+@router.delete("/{task_id}", responses=documented(404, 409, 410, 422, 503))
+async def cancel_task(task_id: TaskIdDep, producer: ProducerDep) -> TaskDocument:
+    """Cancel a task, or all that is unfinished of a workflow: queued never starts, running is stopped.
+
+    Cancelling twice gives the same answer; a task that has ended otherwise is 409.
+    """
+    handle = producer.handle(task_id)
+    await handle.cancel()
+    status = await handle.status()
+    if status.state is not TaskState.REVOKED:
+        raise TaskFinishedError(task_id, status.state)
+    return TaskDocument.from_status(status)
 
 
 @router.get(

@@ -6,26 +6,18 @@ task. `GET /v1/tasks/{id}` lists its children.
 What belongs here: an endpoint per workflow.
 """
 
-from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from app.api.deps import ProducerDep, ReplyDep, require_json
-from app.api.problems import documented
+from app.api.deps import ProducerDep, ReplyDep
+from app.api.task_router import TaskRouter
 from app.celery import workflows
-from app.celery.schemas import AsyncTask, AsyncTaskStatus
 from project_contracts.integers import IntegerWorkflowPayload, PowerPayload
 from project_contracts.statistics import WorldReport
 
-router = APIRouter(
-    prefix="/workflows",
-    tags=["workflows"],
-    dependencies=[Depends(require_json)],
-    responses=documented(400, 409, 413, 415, 422, 502, 503, 504)
-    | {202: {"model": AsyncTask, "description": "accepted; read it at Location"}},
-)
+router = TaskRouter(prefix="/workflows", tags=["workflows"])
 
 
-@router.post("/chain", response_model=AsyncTaskStatus[int])
+@router.task("/chain", int)
 async def chain(payload: PowerPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
     """Chain of n multiplications by the integer: `integer ** n`."""
     canvas = workflows.power(producer.celery, payload)
@@ -33,7 +25,7 @@ async def chain(payload: PowerPayload, producer: ProducerDep, reply: ReplyDep) -
     return await reply.deliver(handle)
 
 
-@router.post("/group", response_model=AsyncTaskStatus[list[int]])
+@router.task("/group", list[int])
 async def group(payload: IntegerWorkflowPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
     """Group of n multiplications: `[integer × 1, … integer × n]`."""
     canvas = workflows.multiples(producer.celery, payload)
@@ -41,7 +33,7 @@ async def group(payload: IntegerWorkflowPayload, producer: ProducerDep, reply: R
     return await reply.deliver(handle)
 
 
-@router.post("/chord", response_model=AsyncTaskStatus[int])
+@router.task("/chord", int)
 async def chord(payload: IntegerWorkflowPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
     """Chord: a group of n multiplications, then the sum of their results."""
     canvas = workflows.sum_of_multiples(producer.celery, payload)
@@ -49,7 +41,7 @@ async def chord(payload: IntegerWorkflowPayload, producer: ProducerDep, reply: R
     return await reply.deliver(handle)
 
 
-@router.post("/world-statistics", response_model=AsyncTaskStatus[WorldReport])
+@router.task("/world-statistics", WorldReport)
 async def world_statistics(producer: ProducerDep, reply: ReplyDep) -> Response:
     """Statistics of 234,908 cities and 252 countries (GeoNames): one task per continent, merged."""
     canvas = workflows.world_statistics(producer.celery)
