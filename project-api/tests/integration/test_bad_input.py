@@ -1,5 +1,7 @@
 """Bad input over a real socket: a clear problem document, never a 5xx."""
 
+import uuid
+
 import httpx
 import pytest
 
@@ -124,6 +126,12 @@ def test_odd_paths_and_methods(client: httpx.Client, method: str, path: str, sta
     response = client.request(method, path)
     assert_problem(response, status)
     assert status != 405 or response.headers["allow"] == "POST"
+
+
+def test_allow_lists_every_method_of_the_path(client: httpx.Client) -> None:
+    response = client.put(f"/v1/tasks/{uuid.uuid4()}")
+    assert_problem(response, 405)
+    assert response.headers["allow"] == "DELETE, GET"
 
 
 def test_an_odd_prefer_is_ignored(client: httpx.Client) -> None:

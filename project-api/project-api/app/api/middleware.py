@@ -22,6 +22,9 @@ from app.core import context
 
 logger = logging.getLogger("app.access")
 
+# The rest of a body that is too large is not worth reading: without this, uvicorn reads and drops all of it.
+CLOSE = {"Connection": "close"}
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -85,7 +88,7 @@ class BodyLimitMiddleware:
         detail = f"the body is larger than {self._limit} bytes"
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared) > self._limit:
-            response = problem_response(scope["path"], 413, "Content Too Large", detail)
+            response = problem_response(scope["path"], 413, "Content Too Large", detail, headers=CLOSE)
             await response(scope, receive, send)
             return
         seen = 0
@@ -96,7 +99,7 @@ class BodyLimitMiddleware:
             seen += len(message.get("body", b""))
             if seen > self._limit:
                 # FastAPI lets an HTTPException through while it reads the body; problems.py answers it.
-                raise HTTPException(413, detail)
+                raise HTTPException(413, detail, CLOSE)
             return message
 
         await self._app(scope, counted_receive, send)

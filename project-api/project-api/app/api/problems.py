@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -172,7 +173,18 @@ async def _from_validation(request: Request, error: Exception) -> Response:
 async def _from_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this type only
     title = HTTPStatus(error.status_code).phrase
-    return problem_response(request.url.path, error.status_code, title, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return problem_response(request.url.path, error.status_code, title, error.detail, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method of the request's path (Starlette knows those of the first matching route only)."""
+    routes = iter_route_contexts(request.app.routes)
+    return {
+        method for route in routes if route.path_regex.match(request.url.path) for method in route.methods or ()
+    }
 
 
 def install(app: FastAPI) -> None:
