@@ -1,0 +1,103 @@
+"""Puts the worker together: settings, the Celery app with every setting that matters, the tasks.
+
+How it works: `create_app` is called once, by `tasks.py`; nothing is built before. Each setting stands beside
+its reason. Names are Celery's own: one that Celery does not know is ignored without a word, so a test checks
+them.
+
+What belongs here: wiring. Values that differ between machines are in `config.py`.
+"""
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from project_contracts.queues import PROJECT_WORKER
+from worker import tasks
+from worker.config import Settings, load_settings
+from worker.logging import install_logging
+
+
+def create_app(settings: Settings | None = None) -> Celery:
+    """Make the worker's Celery app with its tasks.
+
+    Args:
+        settings: read from the environment when not given.
+
+    Raises:
+        SettingsError: the environment lacks a setting, or one is wrong.
+    """
+    settings = settings or load_settings()
+    # Never "current": whoever makes a signature must say for which app, or it would go to a wrong broker.
+    app = Celery(settings.worker_name, set_as_current=False)
+    app.conf.update(_configuration(settings))
+    install_logging(settings)
+    tasks.register(app, settings)
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, object]:
+    return {
+        # -- Where
+        "broker_url": settings.broker,
+        "result_backend": settings.backend,
+        # One queue per service, by its name. The API declares it with the same arguments when it publishes:
+        # what Celery makes of a bare queue name (durable, classic, a direct exchange of the same name).
+        # RabbitMQ refuses a second declaration that differs.
+        "task_default_queue": PROJECT_WORKER,
+        "task_queues": [
+            Queue(
+                PROJECT_WORKER,
+                Exchange(PROJECT_WORKER, type="direct", durable=True),
+                routing_key=PROJECT_WORKER,
+                durable=True,
+            )
+        ],
+        # A typo in `-Q` or in a contract is an error, not a queue that nobody works.
+        "task_create_missing_queues": False,
+        # -- No accepted task is lost
+        # The message is acknowledged after the task, so a dead worker's tasks go to another one.
+        "task_acks_late": True,
+        # A child that dies (kill -9, out of memory) does not take its task with it: the task is sent again,
+        # counted as a retry, so that one which always kills its child ends as FAILURE after
+        # `task_max_retries`. Putting the message back (`reject`) has no such count and is only the way out
+        # when sending fails.
+        "task_retry_on_worker_lost": True,
+        "task_reject_on_worker_lost": True,
+        # Success is never guessed from the result backend: this option hangs chords on a redelivery.
+        "worker_deduplicate_successful_tasks": False,
+        # A lost connection means that the broker gives our tasks to another worker: stop ours.
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        # A message that we send (next step of a chain, retry) is sent when RabbitMQ has confirmed it.
+        "broker_transport_options": {"confirm_publish": True},
+        # -- Dead peers are noticed, absent ones waited for
+        "broker_heartbeat": 10,  # s
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # for ever; the default gives up after 100
+        "result_backend_always_retry": True,  # a result is worth waiting for Redis
+        "redis_socket_timeout": settings.redis_socket_timeout_seconds,
+        "redis_socket_connect_timeout": settings.redis_connect_timeout_seconds,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": 15,  # s
+        # -- A task cannot run for ever, a child cannot grow for ever
+        "task_time_limit": settings.task_time_limit_seconds,
+        "task_soft_time_limit": settings.task_soft_time_limit_seconds,
+        "worker_max_tasks_per_child": settings.worker_max_tasks_per_child,
+        "worker_max_memory_per_child": settings.worker_max_memory_per_child_kib,
+        "worker_proc_alive_timeout": 30,  # s; a loaded machine forks slowly, 4 s kills children that are well
+        "worker_soft_shutdown_timeout": settings.soft_shutdown_timeout_seconds,
+        # -- Fair shares: a child takes its next message when it is free, none waits behind a long task.
+        "worker_prefetch_multiplier": 1,
+        # -- JSON only: nothing here is ever unpickled.
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        # -- What the status document shows
+        "result_expires": settings.result_expires_seconds,
+        "result_extended": True,  # the task's name, arguments and worker beside the result
+        "task_track_started": True,
+        "worker_send_task_events": settings.sends_events,
+        "task_send_sent_event": settings.sends_events,
+        # Cancelling a task is a remote-control command.
+        "worker_enable_remote_control": True,
+        "timezone": "UTC",
+    }

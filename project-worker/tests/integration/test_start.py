@@ -1,0 +1,89 @@
+"""The worker starts with the seed's command, says so readably, and shows no secret."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from celery import Celery
+from worker_process import IMPORT_ROOT, SEED_COMMAND, RunningWorker, management, wait_until
+
+from project_contracts.integers import INTEGERS_SUM
+from project_contracts.queues import PROJECT_WORKER
+
+
+def test_log_has_one_readable_line_per_event_and_no_password(worker: RunningWorker) -> None:
+    task = worker.send(INTEGERS_SUM, integers=[1, 2, 3])
+    assert task.get(timeout=10) == 6
+
+    def lines_about_task() -> list[str]:
+        return [line for line in worker.log.read_text().splitlines() if task.id in line]
+
+    # The client has its result before the worker writes its line.
+    wait_until(lambda: len(lines_about_task()) >= 2)
+    received, succeeded = lines_about_task()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO +"
+    subject = rf"Task {INTEGERS_SUM.name}\[{task.id}\]"
+    assert re.fullmatch(rf"{stamp}MainProcess celery\.worker\.strategy {subject} received", received)
+    assert re.fullmatch(rf"{stamp}ForkPoolWorker-\d+ celery\.app\.trace {subject} succeeded in .*s: 6", succeeded)
+    log = worker.log.read_text()
+    # The banner and the connection lines show both URLs, with their passwords masked.
+    assert f"amqp://{worker.settings.rabbitmq_user}:**@" in log
+    assert "redis://:**@" in log
+    for secret in (worker.settings.rabbitmq_password, worker.settings.redis_password):
+        assert f":{secret.get_secret_value()}@" not in log
+
+
+def test_queue_is_the_one_that_a_plain_client_declares(worker: RunningWorker) -> None:
+    """The API knows only the queue's name: RabbitMQ refuses it when the worker's declaration differs."""
+    plain = Celery("plain", broker=worker.settings.broker, backend=worker.settings.backend, set_as_current=False)
+    task = plain.send_task(INTEGERS_SUM.name, kwargs={"integers": [4, 5]}, queue=PROJECT_WORKER, retry=False)
+    assert task.get(timeout=10) == 9
+    plain.close()
+
+    with management() as api:
+        queue = api.get(f"/queues/{worker.settings.rabbitmq_vhost}/{PROJECT_WORKER}").raise_for_status().json()
+        bindings = api.get(f"/queues/{worker.settings.rabbitmq_vhost}/{PROJECT_WORKER}/bindings").json()
+    assert (queue["durable"], queue["auto_delete"], queue["arguments"]) == (True, False, {})
+    assert (PROJECT_WORKER, PROJECT_WORKER) in {(each["source"], each["routing_key"]) for each in bindings}
+
+
+def test_unknown_queue_stops_the_start_with_a_message() -> None:
+    started = subprocess.run(
+        [sys.executable, "-m", "celery", *SEED_COMMAND.replace("-Q project-worker", "-Q project-wroker").split()],
+        cwd=IMPORT_ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert started.returncode != 0
+    assert "project-wroker" in started.stderr
+
+
+def test_lost_connections_are_noticed(worker: RunningWorker) -> None:
+    """Confirms, heartbeat, keepalive and time-outs as they really are, not as they are set."""
+    with worker.client.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)
+        assert connection.connection.confirm_publish is True
+
+    def heartbeats() -> set[int]:  # s; known once RabbitMQ has collected its statistics
+        with management() as api:
+            connections = (
+                api.get(f"/vhosts/{worker.settings.rabbitmq_vhost}/connections").raise_for_status().json()
+            )
+        return {each["timeout"] for each in connections if "timeout" in each}
+
+    wait_until(lambda: 10 in heartbeats())
+
+    backend: Any = worker.client.backend
+    pool = backend.client.connection_pool
+    redis = pool.get_connection()
+    try:
+        assert redis._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert redis.socket_timeout == worker.settings.redis_socket_timeout_seconds
+    finally:
+        pool.release(redis)
