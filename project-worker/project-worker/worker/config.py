@@ -14,7 +14,12 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from project_contracts.connections import Connections, find_env_file
+from project_contracts.connections import (
+    Connections,
+    explain_settings_error,
+    explain_unreadable_env,
+    find_env_file,
+)
 
 
 class SettingsError(SystemExit):
@@ -94,17 +99,6 @@ def load_settings() -> Settings:
         env_file = find_env_file(Path.cwd()) or find_env_file(Path(__file__).resolve().parent)
         return Settings(_env_file=env_file)  # type: ignore[call-arg]  # an argument of BaseSettings, not a field
     except ValidationError as error:
-        problems = [
-            f"  {'_'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
-            for item in error.errors(include_input=False, include_url=False)
-        ]
-        raise SettingsError(
-            "project-worker cannot start, these settings are missing or wrong:\n"
-            + "\n".join(problems)
-            + "\nSet them as environment variables, or run ./stack up, which writes them to .stack/env."
-        ) from None
+        raise SettingsError(explain_settings_error("project-worker", error)) from None
     except PermissionError as error:
-        raise SettingsError(
-            f"project-worker cannot start: {error.filename} cannot be read: "
-            "run as the user who ran ./stack up, or set the environment variables yourself."
-        ) from None
+        raise SettingsError(explain_unreadable_env("project-worker", error)) from None

@@ -32,7 +32,7 @@ def test_the_more_talkative_of_setting_and_option_wins(
 
     line = capsys.readouterr().out
     assert line.count("\n") == 1  # installed once, however many apps the process has made
-    assert "INFO    MainProcess worker project-worker 0.1.0 (production): Works the tasks of the queue" in line
+    assert "INFO    MainProcess worker [-] project-worker 0.1.0 (production): Works the tasks" in line
 
 
 def test_lines_go_to_stdout_one_per_event(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,5 +42,5 @@ def test_lines_go_to_stdout_one_per_event(settings: Settings, capsys: pytest.Cap
     assert (
         capsys.readouterr()
         .out.splitlines()[-1]
-        .endswith("WARNING MainProcess celery.worker something happened to a task")
+        .endswith("WARNING MainProcess celery.worker [-] something happened to a task")
     )

@@ -11,7 +11,7 @@ What belongs here: addresses and credentials that both the API and the worker ne
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 ENV_FILE = Path(".stack") / "env"
@@ -63,3 +63,26 @@ class Connections(BaseModel):
             return self.result_backend.get_secret_value()
         password = quote(self.redis_password.get_secret_value(), safe="")
         return f"redis://:{password}@{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+
+def explain_settings_error(project: str, error: ValidationError) -> str:
+    """Return the message with which a project that cannot start says why: names, never values."""
+    problems = [
+        f"  {'_'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)
+    ]
+    return "\n".join(
+        (
+            f"{project} cannot start, these settings are missing or wrong:",
+            *problems,
+            "Set them as environment variables, or run ./stack up, which writes them to .stack/env.",
+        )
+    )
+
+
+def explain_unreadable_env(project: str, error: PermissionError) -> str:
+    """Return the message for a `.stack/env` that belongs to another user."""
+    return (
+        f"{project} cannot start: {error.filename} cannot be read: run as the user who ran ./stack up, "
+        "or set the environment variables yourself."
+    )

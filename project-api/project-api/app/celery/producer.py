@@ -47,7 +47,7 @@ class Producer:
             queue=contract.queue,
             serializer=contract.serializer,
             expires=expires,
-            headers=self._headers(),
+            headers=context.message_headers(),
             result_type=TypeAdapter(contract.result).validate_python,
         )
 
@@ -82,8 +82,3 @@ class Producer:
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return a handle on a task sent earlier, by this process or another; nothing is looked up yet."""
         return self._client.handle(task_id)
-
-    @staticmethod
-    def _headers() -> dict[str, str]:
-        request_id = context.request_id.get()
-        return {} if request_id is None else {"x-request-id": request_id}

@@ -15,6 +15,7 @@ from typing import Any
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
+from app.core import context
 from project_contracts.contract import TaskContract
 from project_contracts.integers import (
     INTEGER_MULTIPLICATION,
@@ -29,7 +30,11 @@ def _task(app: Celery, contract: TaskContract[Any, Any], **kwargs: object) -> Si
     return app.signature(
         contract.name,
         kwargs=kwargs,
-        options={"queue": contract.queue, "serializer": contract.serializer},
+        options={
+            "queue": contract.queue,
+            "serializer": contract.serializer,
+            "headers": context.message_headers(),
+        },
     )
 
 

@@ -16,7 +16,12 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from project_contracts.connections import Connections, find_env_file
+from project_contracts.connections import (
+    Connections,
+    explain_settings_error,
+    explain_unreadable_env,
+    find_env_file,
+)
 
 
 class Settings(Connections, BaseSettings):
@@ -62,17 +67,10 @@ class Settings(Connections, BaseSettings):
 @lru_cache
 def get_settings() -> Settings:
     """Read the settings once per process; exit with a message that names what is missing or wrong."""
-    env_file = find_env_file(Path.cwd()) or find_env_file(Path(__file__).resolve().parent)
     try:
+        env_file = find_env_file(Path.cwd()) or find_env_file(Path(__file__).resolve().parent)
         return Settings(_env_file=env_file)
     except ValidationError as error:
-        # The input is left out: it may be a secret.
-        problems = [
-            f"  {'_'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
-            for item in error.errors(include_input=False, include_url=False)
-        ]
-        sys.exit(
-            "project-api cannot start, these settings are missing or wrong:\n"
-            + "\n".join(problems)
-            + "\nSet them as environment variables, or run ./stack up, which writes them to .stack/env."
-        )
+        sys.exit(explain_settings_error("project-api", error))
+    except PermissionError as error:
+        sys.exit(explain_unreadable_env("project-api", error))

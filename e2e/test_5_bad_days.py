@@ -1,0 +1,89 @@
+"""Bad days: servers killed while up, the supervisor killed, an `up` interrupted, a busy port."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from clone import Clone, wait_until
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [("postgres", "bin/postgres"), ("redis", "redis-server"), ("rabbitmq", "beam.smp")],
+)
+def test_a_killed_server_comes_back_and_the_api_tells_meanwhile(stack: Clone, server: str, words: str) -> None:
+    victim = stack.program(words)
+    victim.kill()
+    refusals: list[float] = []  # s each took
+
+    def recovered() -> bool:
+        started = time.monotonic()
+        answer = stack.multiply(6, 7)
+        if answer.status_code == 200:
+            return stack.ready() and stack.program(words).pid != victim.pid
+        assert answer.status_code == 503, answer.text
+        refusals.append(time.monotonic() - started)
+        return False
+
+    seconds = wait_until(recovered, 60, "the stack does its work again")
+    print(
+        f"{server}: back after {seconds:.1f} s, {len(refusals)} × 503, slowest {max(refusals, default=0):.1f} s"
+    )
+    assert max(refusals, default=0) < 2
+    if server == "rabbitmq":
+        assert refusals
+    if server == "postgres":
+        assert not refusals  # tasks need no database
+
+
+def test_a_busy_port_is_named_with_its_owner_and_its_variable(stack: Clone) -> None:
+    stack.must("stop", "project-api")
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", stack.ports["API_PORT"]))
+        thief.listen()
+        result = stack.stack("up")
+    assert result.returncode != 0
+    for word in (str(stack.ports["API_PORT"]), "API_PORT", str(os.getpid())):
+        assert word in result.stdout, result.stdout
+    assert "Traceback" not in result.stdout
+    stack.must("up")
+    assert stack.ready()
+
+
+def test_down_leaves_no_process(stack: Clone) -> None:
+    stack.must("down")
+    assert stack.processes() == []
+
+
+def test_an_interrupted_up_can_be_repeated(stack: Clone) -> None:
+    up = subprocess.Popen(
+        ["./stack", "up"],
+        cwd=stack.folder,
+        env=stack.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(3)  # in the middle of the start, where exactly does not matter
+    os.killpg(up.pid, signal.SIGINT)
+    said, _ = up.communicate(timeout=60)
+    assert up.returncode != 0
+    assert "Traceback" not in said
+    stack.must("up")
+    assert stack.multiply(6, 7).json()["result"] == 42
+
+
+def test_a_killed_supervisor_leaves_no_process(stack: Clone) -> None:
+    stack.program("supervisord").kill()
+    seconds = wait_until(lambda: stack.processes() == [], 15, "every process ends")
+    print(f"all gone after {seconds:.1f} s")
+    assert "Traceback" not in stack.must("status")
+    stack.must("up")
+    assert stack.multiply(6, 7).json()["result"] == 42
+    stack.must("down", "--volumes")
+    assert stack.processes() == []
