@@ -1,0 +1,180 @@
+"""The command line: what `./stack` understands, and how it speaks.
+
+Exit codes: 0 done; 1 a service or a test failed; 2 the command line is wrong; 3 the machine is not ready (a
+package, port, folder or Python is missing or taken); 130 interrupted.
+
+What belongs here: commands as thin as they can be, and the printing of errors. What they do is in other modules.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from stack import folders, lifecycle, locks, logs, selftest, services, status
+from stack.errors import StackError
+from stack.instance import Instance
+from stack.progress import Board
+from stack.service import Service
+from stack.testing import session
+
+app = typer.Typer(
+    help="Starts, watches, tests and stops the whole system on this machine.",
+    epilog="Everything it makes lies in .stack/. Ports are moved by variables: API_PORT=5001 ./stack up",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Names = Annotated[list[str], typer.Argument(metavar="SERVICE...", help="as in ./stack status")]
+AnyNames = Annotated[list[str] | None, typer.Argument(metavar="[SERVICE...]", help="all when none is named")]
+
+
+@app.command()
+def up(
+    names: AnyNames = None,
+    _native: Annotated[
+        bool, typer.Option("--native", help="with Debian's own servers: the only way today")
+    ] = True,
+) -> None:
+    """Start everything (or the named services and what they need), and prove that it works."""
+    instance = _instance()
+    chosen = services.by_name(names) if names else _everything()
+    wanted = services.with_needs(chosen)
+    was_running = lifecycle.is_running(instance, wanted)
+    with Board((service.name for service in wanted), console) as board:
+        try:
+            instance = lifecycle.up(instance, chosen, os.environ, board)
+        except KeyboardInterrupt:
+            errors.print("Interrupted: what this command had started is stopped. To start it: ./stack up")
+            raise
+    done = "Up already; checked" if was_running else "Up"
+    console.print(f"[bold]{done}[/bold] after {board.elapsed:.1f} s.\n", highlight=False)
+    status.show_links(instance, wanted, console)
+    if services.PROJECT_API in wanted and services.PROJECT_WORKER in wanted:
+        took = selftest.run(instance)
+        console.print(f"Self-test: 6 x 7 through API, RabbitMQ, worker and Redis = 42, in {took * 1000:.0f} ms.")
+
+
+@app.command()
+def down(
+    volumes: Annotated[bool, typer.Option("--volumes", help="delete all data and settings, too")] = False,
+) -> None:
+    """Stop everything; no process is left."""
+    instance = _instance()
+    with Board((), console) as board:
+        ran = lifecycle.down(instance, board)
+        console.print(
+            f"Down after {board.elapsed:.1f} s." if ran else "The stack was down already.", highlight=False
+        )
+    if volumes:
+        for path in folders.delete_data(instance):
+            console.print(f"deleted {path}", highlight=False)
+
+
+@app.command("status")
+def show_status() -> None:
+    """Show every service's state and health. Exit code 1 when one that should run is not well."""
+    if not status.show(_instance(), console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def stop(names: Names) -> None:
+    """Stop services; the others go on."""
+    chosen = services.by_name(names)
+    with Board((service.name for service in chosen), console) as board:
+        lifecycle.stop(_instance(), chosen, board)
+
+
+@app.command()
+def start(names: Names) -> None:
+    """Start services of a stack that is up."""
+    chosen = services.by_name(names)
+    with Board((service.name for service in chosen), console) as board:
+        lifecycle.start(_instance(), chosen, board)
+
+
+@app.command("logs")
+def show_logs(
+    names: AnyNames = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until Ctrl-C")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="how many of each service")] = 20,
+) -> None:
+    """Show what the services print."""
+    chosen = services.by_name(names) if names else list(services.SERVICES)
+    logs.show(_instance(), chosen, lines=lines, follow=follow, console=console)
+
+
+@app.command()
+def urls() -> None:
+    """Show what there is to open, and where the credentials are."""
+    status.show_links(_instance(), services.SERVICES, console)
+
+
+@app.command()
+def test(
+    context: typer.Context,
+    suites: Annotated[
+        list[str] | None, typer.Argument(metavar="[SUITE...]", help="all when none is named")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="the tests' longer variants, too")] = False,
+) -> None:
+    """Lint, types, import rules, tests, on servers of their own. For pytest: ./stack test SUITE -- -k NAME."""
+    passed = session.run_all(
+        _instance(), suites or [], context.obj, everything=everything, environ=os.environ, console=console
+    )
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def lock(
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="to the newest versions; else known ones stay")
+    ] = False,
+) -> None:
+    """Write every requirements.lock and requirements.txt anew from the requirements.in files."""
+    for path in locks.write_all(_instance(), upgrade=upgrade):
+        console.print(f"wrote {path}", highlight=False)
+
+
+def _everything() -> list[Service]:
+    if os.environ.get("STACK_RELOAD") == "0":
+        return [service for service in services.SERVICES if service is not services.RELOAD]
+    return list(services.SERVICES)
+
+
+def _instance() -> Instance:
+    root = Path(os.environ["STACK_ROOT"])
+    return Instance.at(root, Path(os.environ.get("STACK_STATE", root / ".stack")), services.PORTS)
+
+
+def main() -> None:
+    """Run a command; print what goes wrong as a message, and exit with its code."""
+    # A shell starts background commands with SIGINT ignored; TERM and HUP must clean up as Ctrl-C does.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    try:
+        app(words[:at], prog_name="./stack", obj=words[at + 1 :])  # what follows a `--` is for pytest
+    except StackError as error:
+        errors.print(f"[bold red]error:[/bold red] {_plain(error.message)}", highlight=False, soft_wrap=True)
+        for line in error.hint.splitlines():
+            errors.print(f"  {_plain(line)}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,84 @@
+"""Python environments: one per project, made with uv from the project's locked, hashed requirements.
+
+How it works: an environment is keyed by a stamp, the hash of all that it is made from, written last: a changed
+lock or an interrupted installation makes it anew, an unchanged one costs nothing. Our own libraries are not
+installed but put on the path with a `.pth` file: nothing unhashed is fetched to build them, nothing is written
+into the source tree, and a changed file is seen at the next start. (Their package metadata is therefore missing;
+`pip install -r requirements.txt` installs them properly for everybody else.)
+
+What belongs here: making environments. What is in them is in the requirements files.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack import processes
+from stack.instance import Instance
+from stack.servers.projects import LIBRARIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """A Python environment: its name, the locks that fill it, the import roots on its path."""
+
+    name: str
+    locks: tuple[Path, ...]
+    paths: tuple[Path, ...] = ()
+
+
+def of_project(name: str) -> Environment:
+    """Return what a project runs in."""
+    return Environment(name=name, locks=(Path(name) / "requirements.lock",), paths=LIBRARIES)
+
+
+def is_current(environment: Environment, instance: Instance) -> bool:
+    """Say whether the environment is there and made from what it should be made from."""
+    stamp = _stamp_file(environment, instance)
+    return stamp.exists() and stamp.read_text() == _stamp(environment, instance)
+
+
+def python(environment: Environment, instance: Instance) -> Path:
+    """Return the environment's Python."""
+    return instance.venv(environment.name) / "bin" / "python"
+
+
+def make(environment: Environment, instance: Instance, cancelled: threading.Event) -> None:
+    """Make the environment, in the place of whatever was there.
+
+    Raises:
+        StackError: The installation failed; holds its last lines.
+        GivenUpError: The user gave up.
+    """
+    folder = instance.venv(environment.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    log = instance.log(f"venv-{environment.name}")
+    uv = os.environ.get("STACK_UV", "uv")
+    locks = [word for lock in environment.locks for word in ("-r", str(instance.repository / lock))]
+    target = ["--python", str(python(environment, instance))]
+    for command in (
+        [uv, "venv", "--python", os.environ.get("STACK_BASE_PYTHON", sys.executable), str(folder)],
+        [uv, "pip", "install", *target, "--require-hashes", "--compile-bytecode", *locks],
+    ):
+        processes.run(command, log=log, cancelled=cancelled, what=f"making the environment {environment.name}")
+    (site_packages,) = folder.glob("lib/python3.*/site-packages")
+    paths = "".join(f"{instance.repository / path}\n" for path in environment.paths)
+    (site_packages / "project-libraries.pth").write_text(paths)
+    _stamp_file(environment, instance).write_text(_stamp(environment, instance))
+
+
+def _stamp_file(environment: Environment, instance: Instance) -> Path:
+    return instance.venv(environment.name) / "stamp"
+
+
+def _stamp(environment: Environment, instance: Instance) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    for lock in environment.locks:
+        digest.update((instance.repository / lock).read_bytes())
+    for path in environment.paths:
+        digest.update(os.fsencode(instance.repository / path))  # a moved clone needs another .pth
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""Health: does a service do its work? Asked the way its users ask it.
+
+How it works: a check returns when the service works and raises `UnhealthyError` with the reason when it does not.
+It logs in with the instance's credentials, so it also finds a stranger's server on our port.
+
+What belongs here: one check per kind of service. When to check, and for how long, is `lifecycle.py`'s business.
+"""
+
+import base64
+import json
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import amqp
+
+from stack.instance import Instance
+
+_PATIENCE = 2.0  # s, for one answer
+
+
+class UnhealthyError(Exception):
+    """A service does not do its work now; the text says why."""
+
+
+def postgres(instance: Instance, psql: Path) -> None:
+    """Log in and run a query."""
+    command = [
+        str(psql),
+        "--no-psqlrc",
+        "--tuples-only",
+        "--command=select 1",
+        "--host",
+        instance["POSTGRES_HOST"],
+    ]
+    command += [
+        "--port",
+        instance["POSTGRES_PORT"],
+        "--username",
+        instance["POSTGRES_USER"],
+        instance["POSTGRES_DB"],
+    ]
+    environ = {"PGPASSWORD": instance["POSTGRES_PASSWORD"], "PGCONNECT_TIMEOUT": "2", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=5, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnhealthyError("does not answer a query within 5 s") from error
+    if done.returncode:
+        raise UnhealthyError(" ".join(done.stderr.split()))
+
+
+def redis(instance: Instance) -> None:
+    """Log in and PING, in Redis' own protocol."""
+    address = (instance["REDIS_HOST"], instance.port("REDIS_PORT"))
+    request = f"AUTH {instance['REDIS_PASSWORD']}\r\nPING\r\n".encode()
+    try:
+        with (
+            socket.create_connection(address, timeout=_PATIENCE) as connection,
+            connection.makefile("rb") as answers,
+        ):
+            connection.sendall(request)
+            lines = [answers.readline().decode(errors="replace").strip() for _ in range(2)]
+    except OSError as error:
+        raise UnhealthyError(str(error)) from error
+    if lines != ["+OK", "+PONG"]:  # -LOADING while it reads its data, -NOAUTH from a stranger's server
+        raise UnhealthyError(" ".join(lines) or "closes the connection")
+
+
+def rabbitmq(instance: Instance) -> None:
+    """Ask the management API whether the listener is up, then log in over AMQP."""
+    number = instance.port("RABBITMQ_PORT")
+    login = f"{instance['RABBITMQ_USER']}:{instance['RABBITMQ_PASSWORD']}"
+    _get(
+        f"http://127.0.0.1:{instance.port('RABBITMQ_MANAGEMENT_PORT')}/api/health/checks/port-listener/{number}",
+        headers={"Authorization": "Basic " + base64.b64encode(login.encode()).decode()},
+    )
+    try:
+        with _amqp(instance):
+            pass
+    except (OSError, amqp.AMQPError) as error:
+        raise UnhealthyError(f"AMQP login: {error}") from error
+
+
+def api(instance: Instance) -> None:
+    """Ask the API whether it and everything it needs is ready."""
+    _get(f"http://127.0.0.1:{instance.port('API_PORT')}/health/ready")
+
+
+def worker(instance: Instance, queue: str) -> None:
+    """Ask the broker whether the worker's queue has a consumer."""
+    try:
+        with _amqp(instance) as connection:
+            declared = connection.channel().queue_declare(queue, passive=True)
+    except amqp.NotFound as error:
+        raise UnhealthyError(f"there is no queue {queue} yet") from error
+    except (OSError, amqp.AMQPError) as error:
+        raise UnhealthyError(f"the broker does not answer: {error}") from error
+    if declared is None or not declared[2]:  # name, messages, consumers
+        raise UnhealthyError(f"nobody consumes the queue {queue}")
+
+
+def _amqp(instance: Instance) -> amqp.Connection:
+    return amqp.Connection(
+        host=f"{instance['RABBITMQ_HOST']}:{instance['RABBITMQ_PORT']}",
+        userid=instance["RABBITMQ_USER"],
+        password=instance["RABBITMQ_PASSWORD"],
+        virtual_host=instance["RABBITMQ_VHOST"],
+        connect_timeout=_PATIENCE,
+        read_timeout=_PATIENCE,
+        write_timeout=_PATIENCE,
+    )
+
+
+def _get(url: str, headers: dict[str, str] | None = None) -> None:
+    request = urllib.request.Request(url, headers=headers or {})  # noqa: S310 (our own http:// addresses)
+    # Without proxies from the environment: the address is this machine's.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(request, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise UnhealthyError(f"HTTP {error.code}: {_short(error.read(500))}") from error
+    except OSError as error:  # includes URLError and timeouts
+        raise UnhealthyError(str(error)) from error
+
+
+def _short(body: bytes) -> str:
+    text = body.decode(errors="replace")
+    try:
+        return " ".join(json.dumps(json.loads(text)).split())
+    except ValueError:
+        return " ".join(text.split())

@@ -1,0 +1,59 @@
+"""The self-test at the end of `up`: one real task through the whole system.
+
+How it works: POST 6 x 7 to the API, which publishes it to RabbitMQ; the worker computes it and stores the result
+in Redis; the API answers with it. 42 proves every hop.
+
+What belongs here: that one request.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+from stack.errors import StackError
+from stack.instance import Instance
+
+_PATIENCE = 15.0  # s; longer than the 10 s after which the API itself gives up
+
+
+def run(instance: Instance) -> float:
+    """Send the task and check its result.
+
+    Returns:
+        How long it took, in seconds.
+
+    Raises:
+        StackError: The answer is another, or there is none.
+    """
+    url = f"http://127.0.0.1:{instance['API_PORT']}/v1/project-worker/integer-multiplication"
+    request = urllib.request.Request(
+        url,
+        data=json.dumps({"multiplicand": 6, "multiplier": 7}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    begin = time.monotonic()
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=_PATIENCE) as response:
+            answer = response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _failed(f"HTTP {error.code}: {error.read(1000).decode(errors='replace')}") from error
+    except OSError as error:
+        raise _failed(str(error)) from error
+    took = time.monotonic() - begin
+    try:
+        result = json.loads(answer)["result"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _failed(answer[:1000]) from error
+    if result != 42:
+        raise _failed(answer[:1000])
+    return took
+
+
+def _failed(answer: str) -> StackError:
+    return StackError(
+        f"the self-test failed: 6 x 7 sent to the API, the answer was: {answer}",
+        hint="look at ./stack logs project-api and ./stack logs project-worker",
+    )

@@ -1,0 +1,75 @@
+"""The projects' own programs: the API, the worker, and what restarts them when their code changes.
+
+How it works: the commands are those of the projects' READMEs, in the same folders, with the instance's settings
+as their environment. `reload` is a small program beside them (`stack/reload.py`), so that uvicorn and celery are
+plain processes under the supervisor, without a reloader as their parent.
+
+What belongs here: command lines of our own programs. Their dependencies are in `environments.py`.
+"""
+
+import sys
+from pathlib import Path
+
+from stack import health
+from stack.instance import Instance
+
+QUEUE = "project-worker"
+"""The worker's queue: a queue carries its service's name."""
+
+ROOTS = {"project-api": Path("project-api/project-api"), "project-worker": Path("project-worker/project-worker")}
+"""Each project's import root, in the repository."""
+
+LIBRARIES = (Path("libs/async-celery/src"), Path("libs/project-contracts/src"))
+"""Import roots of the libraries that both projects use."""
+
+_DRAIN = 10  # s that a request or task gets to finish; then the API closes, and the broker redelivers the task
+
+
+def api_command(instance: Instance) -> list[str]:
+    """Return the API's command line."""
+    program = instance.venv("project-api") / "bin" / "uvicorn"
+    address = ["--host", instance["API_HOST"], "--port", instance["API_PORT"]]
+    return [str(program), "api:app", *address, "--workers", "1", "--timeout-graceful-shutdown", str(_DRAIN)]
+
+
+def worker_command(instance: Instance) -> list[str]:
+    """Return the worker's command line."""
+    program = instance.venv("project-worker") / "bin" / "celery"
+    words = ["-A", "tasks:app", "worker", "--pool", "prefork", "-Q", QUEUE, "-n", "worker@%h"]
+    words += [f"--concurrency={instance['WORKER_CONCURRENCY']}"]
+    # One worker: gossip and mingle only cost start-up time and messages.
+    return [str(program), *words, "--without-gossip", "--without-mingle"]
+
+
+def reload_command(_: Instance) -> list[str]:
+    """Return the command line of the program that restarts the projects."""
+    return [sys.executable, "-m", "stack.reload"]
+
+
+def environment(instance: Instance) -> dict[str, str]:
+    """Return the settings, as the projects read them."""
+    return {**instance.values, "PYTHONUNBUFFERED": "1"}
+
+
+def reload_environment(instance: Instance) -> dict[str, str]:
+    """Return what the reloading program needs to find the instance."""
+    return {
+        "STACK_ROOT": str(instance.repository),
+        "STACK_STATE": str(instance.state),
+        "PYTHONPATH": str(instance.repository / "ops"),
+    }
+
+
+def api_directory(instance: Instance) -> Path:
+    """Return the API's import root."""
+    return instance.repository / ROOTS["project-api"]
+
+
+def worker_directory(instance: Instance) -> Path:
+    """Return the worker's import root."""
+    return instance.repository / ROOTS["project-worker"]
+
+
+def check_worker(instance: Instance) -> None:
+    """Ask the broker whether the worker consumes its queue; raises `UnhealthyError`."""
+    health.worker(instance, QUEUE)

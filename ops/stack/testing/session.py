@@ -1,0 +1,176 @@
+"""A test session: environments, checks, suites, and the report.
+
+How it works: the servers start in the background while the checks run. A step's output is shown when it fails; a
+single suite, or one with arguments for pytest, prints as it goes. The last line is `N passed, N failed`: every
+pytest test, plus one for each check.
+
+What belongs here: the order of a session, and its report.
+"""
+
+import shutil
+import threading
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from stack import environments, folders, services, settings
+from stack.environments import Environment
+from stack.instance import Instance
+from stack.processes import tail
+from stack.testing import plan, servers
+from stack.testing.steps import Outcome, Step, run
+
+_NOT_FOR_TESTS = ("PYTHONPATH", "VIRTUAL_ENV", "STACK_ROOT", "STACK_STATE", "STACK_UV", "STACK_BASE_PYTHON")
+"""Variables that are ours, not the tests'."""
+
+_SHOWN = 200
+"""Lines of a failed step's output that are shown; all of it stays in its log file."""
+
+
+def run_all(
+    home: Instance,
+    names: Sequence[str],
+    arguments: Sequence[str],
+    *,
+    everything: bool,
+    environ: Mapping[str, str],
+    console: Console,
+) -> bool:
+    """Run the named checks and suites, all of them when none is named.
+
+    Args:
+        home: The instance in whose state folder environments and logs are kept.
+        names: Checks and suites.
+        arguments: For pytest.
+        everything: Whether the tests' longer variants run, too (STACK_TEST_ALL=1).
+        environ: The environment of the command.
+        console: Where the report goes.
+
+    Returns:
+        Whether all passed.
+
+    Raises:
+        UsageError: A name is unknown.
+        StackError: An environment or a server could not be made.
+    """
+    checks, suites = plan.chosen(names)
+    folders.make(home)
+    ours = {*_NOT_FOR_TESTS, *settings.SECRETS, *settings.defaults(services.PORTS)}
+    clean = {key: value for key, value in environ.items() if key not in ours}  # no test may meet a live stack
+    if everything:
+        clean["STACK_TEST_ALL"] = "1"
+    outcomes = []
+    with ExitStack() as stack:
+        started = stack.enter_context(servers.started(home)) if any(s.needs_servers for s in suites) else None
+        _make_environments(home, checks, suites, console)
+        for step in _check_steps(home, checks, clean):
+            outcomes.append(_run(step, console))
+        is_live = len(suites) == 1 or bool(arguments)
+        for suite in suites:
+            addresses = started.environment(suite) if started and suite.needs_servers else {}
+            outcomes.append(_run(_suite_step(home, suite, arguments, {**clean, **addresses}, is_live), console))
+    return _summarise(outcomes, console)
+
+
+def _make_environments(
+    home: Instance, checks: Sequence[str], suites: Sequence[plan.Suite], console: Console
+) -> None:
+    wanted = {suite.environment.name: suite.environment for suite in (plan.SUITES if checks else suites)}
+    for environment in wanted.values():
+        if not environments.is_current(environment, home):
+            console.print(f"installing the environment {environment.name} ...", highlight=False)
+            environments.make(environment, home, threading.Event())
+
+
+def _check_steps(home: Instance, checks: Sequence[str], environ: Mapping[str, str]) -> Iterator[Step]:
+    cache, repository = home.state / "cache", home.repository
+    if "lint" in checks:
+        ruff = _program(home, plan.OPS, "ruff")
+        for name, words in (("lint", ["check"]), ("format", ["format", "--check"])):
+            command = [ruff, *words, "--cache-dir", str(cache / "ruff")]
+            yield Step(name=name, command=command, folder=repository, environ=environ, log=_log(home, name))
+        if shellcheck := shutil.which(
+            "shellcheck"
+        ):  # not in the index of Python packages we lock: where installed
+            command = [shellcheck, "stack", ".ci/run"]
+            yield Step(name="shell", command=command, folder=repository, environ=environ, log=_log(home, "shell"))
+    for check, section, program, words in (
+        ("types", "mypy", "mypy", ["--cache-dir"]),
+        ("imports", "importlinter", "lint-imports", ["--no-logo", "--cache-dir"]),
+    ):
+        for suite in plan.SUITES if check in checks else ():
+            folder = repository / suite.folder
+            if section in _configured_tools(folder):
+                name = f"{check} {suite.name}"
+                yield Step(
+                    name=name,
+                    command=[_program(home, suite.environment, program), *words, str(cache / check / suite.name)],
+                    folder=folder,
+                    # The import root, which is on no path of its own: mypy finds it by its configuration.
+                    environ={**environ, "PYTHONPATH": str(folder / suite.source)}
+                    if check == "imports"
+                    else environ,
+                    log=_log(home, name),
+                )
+
+
+def _suite_step(
+    home: Instance, suite: plan.Suite, arguments: Sequence[str], environ: Mapping[str, str], is_live: bool
+) -> Step:
+    report = _log(home, suite.name).with_suffix(".xml")
+    report.unlink(missing_ok=True)
+    cache = home.state / "cache" / "pytest" / suite.name
+    command = [_program(home, suite.environment, "pytest"), f"--junitxml={report}", "-o", f"cache_dir={cache}"]
+    return Step(
+        name=suite.name,
+        command=[*command, *arguments],
+        folder=home.repository / suite.folder,
+        environ=environ,
+        log=_log(home, suite.name),
+        report=report,
+        is_live=is_live,
+    )
+
+
+def _program(home: Instance, environment: Environment, name: str) -> str:
+    return str(environments.python(environment, home).with_name(name))
+
+
+def _log(home: Instance, step: str) -> Path:
+    return home.log(f"test-{step.replace(' ', '-')}")
+
+
+def _configured_tools(folder: Path) -> set[str]:
+    project = folder / "pyproject.toml"
+    return set(tomllib.loads(project.read_text()).get("tool", {})) if project.exists() else set()
+
+
+def _run(step: Step, console: Console) -> Outcome:
+    outcome = run(step)
+    mark = "[red]failed[/red]" if outcome.failed else "[green]ok[/green]    "
+    console.print(f"{mark}  {step.name:<24} {outcome.seconds:6.1f} s  {outcome.note}", highlight=False)
+    if outcome.failed and not step.is_live:
+        for line in tail(step.log, _SHOWN):
+            console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
+    return outcome
+
+
+def _summarise(outcomes: Sequence[Outcome], console: Console) -> bool:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for title in ("PASSED", "FAILED", "SKIPPED", "SECONDS"):
+        table.add_column(title, justify="right")
+    for outcome in outcomes:
+        counts = (outcome.passed, outcome.failed, outcome.skipped)
+        table.add_row(outcome.name, *(str(count) for count in counts), f"{outcome.seconds:.1f}")
+    console.print()
+    console.print(table)
+    passed = sum(outcome.passed for outcome in outcomes)
+    failed = sum(outcome.failed for outcome in outcomes)
+    # Alone on the last line, as it is: CI reads it.
+    console.print(f"{passed} passed, {failed} failed", highlight=False)
+    return failed == 0
