@@ -1,0 +1,302 @@
+"""AsyncCelery: send Celery tasks and workflows from asyncio.
+
+How it works: `send_task` and `submit` give an id that speaks for itself (`task_ids.py`), hand the message to
+the transport, and return a handle once the broker has confirmed it. Nothing here blocks the loop, knows a task's
+code, or decides policy: queues, timeouts and names are the caller's.
+
+What belongs here: the public entry point. Handles are in `handle.py`, the wire in the transport.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from async_celery.errors import TransportError
+from async_celery.handle import GroupHandle, TaskHandle
+from async_celery.task_ids import TaskIds
+from async_celery.threads import ThreadsTransport
+from async_celery.types import NodeKind, TaskMessage, Transport
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.canvas import Signature, group
+
+R = TypeVar("R")
+
+
+class AsyncCelery:
+    """A client for one broker and one result backend; an async context manager.
+
+    Make one per process, in its lifespan; README.md shows how. It connects when it is first used, and by itself
+    again after an outage.
+    """
+
+    def __init__(
+        self,
+        celery_app: "Celery",
+        *,
+        task_id_key: bytes,
+        publish_timeout: float = 2.0,
+        backend_timeout: float = 2.0,
+        task_deadline: float = 3600.0,
+        max_threads: int = 16,
+    ) -> None:
+        """Take a configured Celery app; it is read, never changed, and opens no connection.
+
+        Args:
+            celery_app: with `broker_url`, `result_backend` (Redis) and
+                `broker_transport_options={"confirm_publish": True}`; see `threads.py` for what else counts.
+            task_id_key: the MAC key of ids, at least 16 bytes; the same in all replicas and after a restart.
+            publish_timeout: in s, how long the broker may take to confirm.
+            backend_timeout: in s, how long the result backend may take to answer.
+            task_deadline: in s after acceptance; what has not started by then never does.
+            max_threads: how many calls to the broker, and how many to the backend, are under way at once. A
+                thread more is also one more to compete with the loop for the interpreter.
+
+        Raises:
+            ValueError: a setting without which a promise of this library does not hold.
+        """
+        results_live = _seconds(celery_app.conf.result_expires)
+        if results_live < task_deadline:
+            raise ValueError(
+                f"result_expires ({results_live:g} s) is shorter than task_deadline ({task_deadline:g} s): "
+                "a result could be gone while its task still counts as queued; raise the one or lower the other"
+            )
+        self._ids = TaskIds(task_id_key)
+        self._task_deadline = timedelta(seconds=task_deadline)
+        self._transport: Transport = ThreadsTransport(
+            celery_app,
+            publish_timeout=publish_timeout,
+            backend_timeout=backend_timeout,
+            max_threads=max_threads,
+        )
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @overload
+    async def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        queue: str,
+        serializer: str = ...,
+        task_id: str | None = ...,
+        expires: float | None = ...,
+        headers: Mapping[str, Any] | None = ...,
+        result_type: None = ...,
+    ) -> TaskHandle[Any]: ...
+
+    @overload
+    async def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        queue: str,
+        serializer: str = ...,
+        task_id: str | None = ...,
+        expires: float | None = ...,
+        headers: Mapping[str, Any] | None = ...,
+        result_type: Callable[[Any], R],
+    ) -> TaskHandle[R]: ...
+
+    async def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        queue: str,
+        serializer: str = "json",
+        task_id: str | None = None,
+        expires: float | None = None,
+        headers: Mapping[str, Any] | None = None,
+        result_type: Callable[[Any], Any] | None = None,
+    ) -> TaskHandle[Any]:
+        """Send one task by its name; return when the broker has confirmed it.
+
+        Args:
+            name: the task's registered name.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            queue: where to; declared when it does not exist.
+            serializer: kombu's name of it.
+            task_id: an id of the caller's. Only this handle, not one made from the id later, can tell it from an
+                unknown one before it starts; so leave it out unless a send is repeated.
+            expires: in s from now; what has not started by then never does. The task's deadline when None.
+            headers: additional message headers.
+            result_type: called with the JSON result (`int`, a pydantic model's `model_validate`); its return
+                type is the handle's.
+
+        Raises:
+            PublishError: the broker did not confirm; after a `PublishTimeout` it may yet have the message.
+            PayloadError: the arguments cannot be serialised; nothing was sent.
+            ValueError: `expires` is not within the task's deadline.
+        """
+        self._check_open()
+        accepted_at = datetime.now(UTC)
+        message = TaskMessage(
+            task_id=task_id or self._ids.new(accepted_at.timestamp()),
+            name=name,
+            args=args,
+            kwargs=kwargs or {},
+            queue=queue,
+            serializer=serializer,
+            expires=self._lifetime(expires).total_seconds(),
+            headers=headers or {},
+        )
+        await self._transport.publish(message)
+        return TaskHandle(
+            message.task_id,
+            transport=self._transport,
+            convert=result_type or _unchanged,
+            accepted_at=accepted_at,
+            task_deadline=self._task_deadline,
+        )
+
+    @overload
+    async def submit(
+        self, canvas: "group", *, expires: float | None = ..., result_type: Callable[[Any], R]
+    ) -> GroupHandle[R]: ...
+
+    @overload
+    async def submit(
+        self, canvas: "group", *, expires: float | None = ..., result_type: None = ...
+    ) -> GroupHandle[Any]: ...
+
+    @overload
+    async def submit(
+        self, canvas: "Signature[Any]", *, expires: float | None = ..., result_type: Callable[[Any], R]
+    ) -> TaskHandle[R]: ...
+
+    @overload
+    async def submit(
+        self, canvas: "Signature[Any]", *, expires: float | None = ..., result_type: None = ...
+    ) -> TaskHandle[Any]: ...
+
+    async def submit(
+        self,
+        canvas: "Signature[Any]",
+        *,
+        expires: float | None = None,
+        result_type: Callable[[Any], Any] | None = None,
+    ) -> TaskHandle[Any]:
+        """Send any canvas: signature, chain, group, chord, in any nesting; return when all of it is confirmed.
+
+        The canvas is copied: it may be sent again. Its signatures name their own queues and serializers.
+
+        Args:
+            canvas: what to run. Its tasks need not be registered here.
+            expires: in s from now; no task of it starts later. The deadline when None.
+            result_type: called with the JSON result; for a group, with each member's.
+
+        Raises:
+            PublishError, BackendError: not all of it was confirmed; what was published of it expires.
+            PayloadError: the arguments cannot be serialised, or there is nothing to run in it.
+            ValueError: `expires` is not within the deadline.
+        """
+        self._check_open()
+        accepted_at = datetime.now(UTC)
+        workflow_id = self._ids.new(accepted_at.timestamp())
+        record = await self._transport.publish_canvas(
+            canvas,
+            workflow_id=workflow_id,
+            accepted_at=accepted_at,
+            deadline=accepted_at + self._lifetime(expires),
+        )
+        convert = result_type or _unchanged
+        return TaskHandle(
+            workflow_id,
+            transport=self._transport,
+            convert=_each(convert) if canvas.get("subtask_type") == NodeKind.GROUP else convert,
+            accepted_at=accepted_at,
+            task_deadline=self._task_deadline,
+            record=record,
+        )
+
+    @overload
+    def handle(self, task_id: str, result_type: None = ...) -> TaskHandle[Any]: ...
+
+    @overload
+    def handle(self, task_id: str, result_type: Callable[[Any], R]) -> TaskHandle[R]: ...
+
+    def handle(self, task_id: str, result_type: Callable[[Any], Any] | None = None) -> TaskHandle[Any]:
+        """Return the handle of a task or workflow by its id, whoever sent it. Reads nothing yet.
+
+        Args:
+            task_id: in its canonical spelling.
+            result_type: called with the whole JSON result, also for a group.
+        """
+        self._check_open()
+        issued = self._ids.parse(task_id)
+        return TaskHandle(
+            task_id,
+            transport=self._transport,
+            convert=result_type or _unchanged,
+            accepted_at=issued.issued_at if issued else None,
+            task_deadline=self._task_deadline,
+        )
+
+    async def ping_broker(self) -> None:
+        """Make a round trip to the broker.
+
+        Raises:
+            PublishError: it did not answer within `publish_timeout`.
+        """
+        self._check_open()
+        await self._transport.ping_broker()
+
+    async def ping_backend(self) -> None:
+        """Make a round trip to the result backend.
+
+        Raises:
+            BackendError: it did not answer within `backend_timeout`.
+        """
+        self._check_open()
+        await self._transport.ping_backend()
+
+    async def aclose(self) -> None:
+        """Let sends under way end, then close every connection; handles can read no more. May be repeated."""
+        if not self._closed:
+            self._closed = True
+            await self._transport.aclose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportError("this AsyncCelery is closed: make a new one")
+
+    def _lifetime(self, expires: float | None) -> timedelta:
+        if expires is None:
+            return self._task_deadline
+        if not 0 < expires <= self._task_deadline.total_seconds():
+            raise ValueError(
+                f"expires must be within (0, {self._task_deadline.total_seconds():g}] s, the task's deadline; "
+                f"got {expires:g}"
+            )
+        return timedelta(seconds=expires)
+
+
+def _seconds(expires: timedelta | float | None) -> float:
+    """Read Celery's `result_expires`, where 0 and None mean never."""
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    return seconds or math.inf
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda values: [convert(value) for value in values]

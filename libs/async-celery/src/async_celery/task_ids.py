@@ -1,0 +1,130 @@
+"""Task ids that speak for themselves: who made them, when, and that it was us.
+
+How it works: an id is a UUIDv8 (RFC 9562 §5.8). Of its 122 free bits, from the left: 32 process prefix (the first
+8 hex digits: one subscription per process can serve all its waiters), 32 seconds since 1970, 18 counter, 40 MAC
+(HMAC-SHA256 over the other 82, truncated). So an id tells, without asking anybody, whether we issued it and
+whether its deadline has passed: the difference between "queued", "expired" and "never heard of it". Canvas
+children stay plain uuid4: their workflow's record names them.
+
+A guess passes the MAC once in 2^40 tries, and then learns only that an id might be queued: the MAC tells ids
+apart, it is no permission to read a result.
+
+What belongs here: making and reading ids. What an id means for a task's state is `status.py`'s.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+_SECONDS_BITS, _COUNTER_BITS, _MAC_BITS = 32, 18, 40
+_IDS_PER_SECOND = 1 << _COUNTER_BITS
+_MIN_KEY_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class IssuedId:
+    """What an id of ours says; `issued_at` in whole seconds, UTC."""
+
+    prefix: str
+    issued_at: datetime
+
+
+class TaskIds:
+    """Makes and recognises ids. Thread-safe; safe across a fork.
+
+    All replicas of a service share the key, and it survives restarts: else ids accepted by one are unknown to
+    the next.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        """Take the MAC key.
+
+        Raises:
+            ValueError: the key is shorter than 16 bytes.
+        """
+        if len(key) < _MIN_KEY_BYTES:
+            raise ValueError(f"task_id_key must have at least {_MIN_KEY_BYTES} bytes, this one has {len(key)}")
+        self._key = key
+        self._restart()
+        _instances.add(self)
+
+    def _restart(self) -> None:
+        """Begin anew for this process. The lock too: a fork may copy it while another thread holds it."""
+        self._lock = threading.Lock()
+        self._prefix = secrets.randbits(32)
+        self._counter = secrets.randbits(_COUNTER_BITS)
+        self._second = 0
+        self._made_in_second = 0
+
+    def new(self, now: float | None = None) -> str:
+        """Return a new id, different from every other of this process.
+
+        Args:
+            now: seconds since 1970; the clock's when None.
+        """
+        second = int(time.time() if now is None else now)
+        with self._lock:
+            if second > self._second:
+                self._second, self._made_in_second = second, 0
+            elif self._made_in_second == _IDS_PER_SECOND:
+                # All counter values of this second are spent. The second also never goes back with the clock.
+                self._second, self._made_in_second = self._second + 1, 0
+            self._made_in_second += 1
+            self._counter = (self._counter + 1) % _IDS_PER_SECOND
+            fields = self._prefix
+            fields = fields << _SECONDS_BITS | self._second & 0xFFFF_FFFF
+            fields = fields << _COUNTER_BITS | self._counter
+        return str(_uuid8(fields << _MAC_BITS | self._mac(fields)))
+
+    def parse(self, task_id: str) -> IssuedId | None:
+        """Return what the id says, or None when it is none of ours (wrong MAC, version, variant or spelling)."""
+        try:
+            uuid = UUID(task_id)
+        except ValueError:
+            return None
+        # Results are stored under the id as text, so only its one canonical spelling names the task.
+        if str(uuid) != task_id:
+            return None
+        payload = _payload_of(uuid)
+        fields = payload >> _MAC_BITS
+        if _uuid8(payload) != uuid or not hmac.compare_digest(
+            self._mac(fields).to_bytes(5), (payload & (1 << _MAC_BITS) - 1).to_bytes(5)
+        ):
+            return None
+        second = fields >> _COUNTER_BITS & 0xFFFF_FFFF
+        return IssuedId(prefix=task_id[:8], issued_at=datetime.fromtimestamp(second, UTC))
+
+    def _mac(self, fields: int) -> int:
+        digest = hmac.digest(self._key, fields.to_bytes(11), hashlib.sha256)
+        return int.from_bytes(digest[: _MAC_BITS // 8])
+
+
+_instances: weakref.WeakSet[TaskIds] = weakref.WeakSet()
+
+
+def _restart_all() -> None:
+    for ids in _instances:
+        ids._restart()
+
+
+# A child of a fork would go on with its parent's prefix and counter, and repeat its parent's ids.
+os.register_at_fork(after_in_child=_restart_all)
+
+
+def _uuid8(payload: int) -> UUID:
+    """Spread 122 bits over a UUID around its version (8) and variant (0b10): RFC 9562 §5.8."""
+    custom_a, custom_b, custom_c = payload >> 74, payload >> 62 & 0xFFF, payload & (1 << 62) - 1
+    return UUID(int=custom_a << 80 | 0x8 << 76 | custom_b << 64 | 0b10 << 62 | custom_c)
+
+
+def _payload_of(uuid: UUID) -> int:
+    """Collect the 122 bits of a UUID that are neither version nor variant."""
+    value = uuid.int
+    return (value >> 80) << 74 | (value >> 64 & 0xFFF) << 62 | value & (1 << 62) - 1

@@ -1,0 +1,304 @@
+"""Fixtures of the integration tests: real RabbitMQ and Redis, a real worker, a TCP proxy to break things with.
+
+How it works: addresses come from the environment that `./stack test` sets. One worker process serves the whole
+session on a queue of its own, so sessions beside each other do not meet.
+
+What belongs here: starting, addressing and breaking servers. What is asserted stands in the tests.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from amqp import Channel
+from celery import Celery
+
+from async_celery import AsyncCelery
+
+KEY = b"a key for tests only"
+
+
+def pytest_configure() -> None:
+    if "RABBITMQ_PORT" not in os.environ:
+        raise pytest.UsageError("integration tests need real servers: run `./stack test`")
+
+
+class Address:
+    """Where a server listens, and the URL that leads there, or to a proxy in front of it."""
+
+    def __init__(self, *, host: str, port: int, url: str) -> None:
+        self.host, self.port, self._url = host, port, url
+
+    def url(self, port: int | None = None) -> str:
+        return self._url.format(port=port or self.port)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Address:
+    env = os.environ
+    login = f"{env['RABBITMQ_USER']}:{env['RABBITMQ_PASSWORD']}"
+    host, vhost = env["RABBITMQ_HOST"], env["RABBITMQ_VHOST"]
+    return Address(
+        host=host,
+        port=int(env["RABBITMQ_PORT"]),
+        url=f"amqp://{login}@{host}:{{port}}/{vhost.replace('/', '%2F')}",
+    )
+
+
+@pytest.fixture(scope="session")
+def backend() -> Address:
+    env = os.environ
+    host = env["REDIS_HOST"]
+    return Address(
+        host=host,
+        port=int(env["REDIS_PORT"]),
+        url=f"redis://:{env['REDIS_PASSWORD']}@{host}:{{port}}/{env['REDIS_DB']}",
+    )
+
+
+@pytest.fixture(scope="session")
+def redis_client(backend: Address) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(backend.url()) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def queue(broker: Address) -> Iterator[str]:
+    name = f"async-celery-test-{uuid4()}"
+    yield name
+    with Celery(broker=broker.url(), set_as_current=False).connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        channel.queue_delete(name)
+
+
+@pytest.fixture(scope="session")
+def worker(
+    broker: Address, backend: Address, queue: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The worker, ready to take tasks from `queue`."""
+    folder = tmp_path_factory.mktemp("worker")
+    ready, log = folder / "ready", folder / "log"
+    command = [sys.executable, "-m", "celery", "-A", "sample_tasks:app", "worker", "--pool", "prefork", "-c", "2"]
+    command += ["-Q", queue, "-n", f"{queue}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    env = {
+        **os.environ,
+        "SAMPLE_BROKER": broker.url(),
+        "SAMPLE_BACKEND": backend.url(),
+        "SAMPLE_QUEUE": queue,
+        "SAMPLE_READY_FILE": str(ready),
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=Path(__file__).parent, env=env, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 30
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the worker did not start:\n{log.read_text()}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        # QUIT, not TERM: a test that failed may have left a task waiting at its gate.
+        process.send_signal(signal.SIGQUIT)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def channel(broker: Address) -> Iterator[Channel]:
+    """A channel of the test's own, to look behind the client's back."""
+    with Celery(broker=broker.url(), set_as_current=False).connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        yield channel
+
+
+@pytest.fixture
+def spare_queue(channel: Channel) -> Iterator[str]:
+    """A queue that no worker reads."""
+    name = f"nobody-{uuid4()}"
+    yield name
+    channel.queue_delete(name)
+
+
+CeleryFactory = Callable[..., Celery]
+
+
+@pytest.fixture
+def make_celery(broker: Address, backend: Address, queue: str) -> CeleryFactory:
+    """Return a producer's Celery app; `broker_port` and `backend_port` lead through a proxy."""
+
+    def make(*, broker_port: int | None = None, backend_port: int | None = None, **conf: Any) -> Celery:
+        app = Celery(broker=broker.url(broker_port), backend=backend.url(backend_port), set_as_current=False)
+        defaults = {"broker_transport_options": {"confirm_publish": True}, "task_default_queue": queue}
+        app.conf.update(defaults | conf)
+        return app
+
+    return make
+
+
+@pytest.fixture
+def celery_app(make_celery: CeleryFactory) -> Celery:
+    return make_celery()
+
+
+@pytest.fixture
+async def client(celery_app: Celery) -> AsyncIterator[AsyncCelery]:
+    """A client to the real servers. The worker is a fixture of its own: without it, tasks stay queued."""
+    async with AsyncCelery(celery_app, task_id_key=KEY) as client:
+        yield client
+
+
+class Gate:
+    """A file that the tasks `hold` and `progress` wait for, and the log of those that came by."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def open(self) -> None:
+        Path(self.path).touch()
+
+    def log(self) -> list[str]:
+        return Path(f"{self.path}.log").read_text().splitlines()
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
+    """Return a function that makes closed gates; opened in the end, so that no task outlives its test."""
+    gates: list[Gate] = []
+
+    def make() -> Gate:
+        gates.append(Gate(tmp_path / f"gate-{len(gates)}"))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.open()
+
+
+@pytest.fixture
+def gate(make_gate: Callable[[], Gate]) -> Gate:
+    return make_gate()
+
+
+class Notes:
+    """The file that the tasks `note` and `third_time` write to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def read(self) -> list[str]:
+        return Path(self.path).read_text().splitlines()
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    return Notes(tmp_path / "notes")
+
+
+class Proxy:
+    """A TCP proxy on loopback that can refuse connections, or swallow what is sent through it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._streams: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self.port = 0
+
+    async def open(self) -> None:
+        """Accept and forward."""
+        self.open_again()
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Reset what is connected, and refuse what wants to connect."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Cut what is connected now."""
+        for stream in self._streams:
+            stream.transport.abort()
+
+    def swallow(self) -> None:
+        """Accept, but pass nothing on in either direction."""
+        self._flows.clear()
+
+    def open_again(self) -> None:
+        """Pass on again, also what was held back."""
+        self._flows.set()
+
+    async def close(self) -> None:
+        await self.refuse()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            out_reader, out_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._streams |= {writer, out_writer}
+        for source, sink in ((reader, out_writer), (out_reader, writer)):
+            task = asyncio.create_task(self._forward(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                await self._flows.wait()
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+        self._streams.discard(sink)
+
+
+@pytest.fixture
+async def broker_proxy(broker: Address) -> AsyncIterator[Proxy]:
+    proxy = Proxy(broker.host, broker.port)
+    await proxy.open()
+    yield proxy
+    await proxy.close()
+
+
+@pytest.fixture
+async def backend_proxy(backend: Address) -> AsyncIterator[Proxy]:
+    proxy = Proxy(backend.host, backend.port)
+    await proxy.open()
+    yield proxy
+    await proxy.close()
+
+
+Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Return a function that waits, with a deadline, until a condition holds."""
+
+    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(15):
+            while not await condition():  # noqa: ASYNC110 (other processes set no events)
+                await asyncio.sleep(0.02)
+
+    return wait

@@ -1,0 +1,1 @@
+"""What can be known without a server. Paths mirror the source's."""
