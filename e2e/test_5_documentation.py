@@ -1,0 +1,88 @@
+"""The API's description of itself: true for generated requests, and readable in a browser without internet.
+
+`schemathesis` sends examples, edge values, random valid and invalid data and whole sequences of calls, with every
+check it has; what it may not send or expect is in `schemathesis.toml` and `generation.py`, with reasons.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clone import Clone
+from playwright.sync_api import Page, Request, sync_playwright
+
+HERE = Path(__file__).parent
+EXAMPLES = 100 if os.environ.get("STACK_TEST_ALL") else 10  # per operation and phase
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
+
+
+def test_the_api_keeps_what_its_openapi_text_promises(stack: Clone, tmp_path: Path) -> None:
+    options = f"--checks all --mode all --max-examples {EXAMPLES}"
+    command = f"st --config-file {HERE}/schemathesis.toml run {stack.url}/openapi.json {options}"
+    result = subprocess.run(
+        shlex.split(f"{Path(sys.executable).parent}/{command}"),
+        cwd=tmp_path,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "generation", "PYTHONPATH": str(HERE), "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1500 if EXAMPLES == 100 else 300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    cases = re.search(r"(\d+) generated", result.stdout)
+    assert cases
+    print(f"schemathesis: {cases[1]} requests")
+    assert int(cases[1]) > 500
+    assert "unhandled error" not in stack.must("logs", "project-api", "-n", "100000")
+
+
+@pytest.fixture
+def page(stack: Clone) -> Iterator[Page]:
+    """A page of Debian's Chromium that reaches nothing but the API; asking for more fails the test."""
+    asked: list[str] = []
+
+    def remember(request: Request) -> None:
+        asked.append(request.url)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.route(lambda url: not url.startswith(stack.url), lambda route: route.abort())
+        opened = context.new_page()
+        opened.on("request", remember)
+        yield opened
+        browser.close()
+    assert [url for url in asked if not url.startswith((stack.url, "data:"))] == []
+
+
+def test_docs_work_in_a_browser_without_internet(stack: Clone, page: Page, tmp_path: Path) -> None:
+    page.goto(f"{stack.url}/docs")
+    operation = page.locator(".opblock", has_text="/v1/project-worker/integer-multiplication").first
+    operation.click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+    answer = operation.locator(".live-responses-table tbody")
+    answer.wait_for()
+    assert '"result": 42' in answer.inner_text()
+    picture = tmp_path / "docs.png"
+    page.screenshot(path=picture)
+    assert picture.stat().st_size > 20_000
+    print(f"picture: {picture}")
+
+
+def test_the_schema_opens_in_a_browser(stack: Clone, page: Page) -> None:
+    page.goto(f"{stack.url}/openapi.json")
+    assert '"openapi":"3.1.0"' in page.inner_text("body")
