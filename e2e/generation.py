@@ -1,7 +1,7 @@
-"""What schemathesis must not take for valid: rules of the API that JSON Schema cannot state.
+"""What schemathesis must not send: rules of the API that JSON Schema cannot state, and what takes too long.
 
-How it works: schemathesis loads this file as its hooks (`SCHEMATHESIS_HOOKS`) and drops the data that a filter
-refuses. Data that is *meant* to be invalid does not pass here.
+How it works: schemathesis loads this file as its hooks (`SCHEMATHESIS_HOOKS`) and drops the cases that the filter
+refuses.
 
 What belongs here: filters, each with its reason.
 """
@@ -14,8 +14,9 @@ import schemathesis
 
 
 @schemathesis.hook
-def filter_body(context: Any, body: Any) -> bool:
-    """Keep a body unless the API is right to refuse it although its schema allows it."""
+def filter_case(context: Any, case: "schemathesis.Case[Any]") -> bool:
+    """Keep a case unless the API is right to refuse it although its schema allows it."""
+    body = case.body
     return not (_has_integral_float(body) or _has_too_many_digits(body) or _takes_too_long(body))
 
 

@@ -29,7 +29,8 @@ CHROMIUM = [
 
 
 def test_the_api_keeps_what_its_openapi_text_promises(stack: Clone, tmp_path: Path) -> None:
-    options = f"--checks all --mode all --max-examples {EXAMPLES}"
+    # DELETE /v1/tasks/{id} cancels; what is cancelled can still be read, by design: no `use_after_free`.
+    options = f"--checks all --exclude-checks use_after_free --mode all --max-examples {EXAMPLES}"
     command = f"st --config-file {HERE}/schemathesis.toml run {stack.url}/openapi.json {options}"
     result = subprocess.run(
         shlex.split(f"{Path(sys.executable).parent}/{command}"),
