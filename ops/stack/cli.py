@@ -24,7 +24,8 @@ from stack.testing import session
 
 app = typer.Typer(
     help="Starts, watches, tests and stops the whole system on this machine.",
-    epilog="Everything it makes lies in .stack/. Ports are moved by variables: API_PORT=5001 ./stack up",
+    epilog="Everything it makes lies in .stack/. Ports are moved by variables: API_PORT=5001 ./stack up. "
+    "Exit codes: 1 something failed, 2 wrong usage, 3 the machine is not ready.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
