@@ -60,8 +60,9 @@ def install(packages: list[Package], instance: Instance, cancelled: threading.Ev
     with _nothing_starts():
         for step in steps:
             processes.run(step, log=log, cancelled=cancelled, what=" ".join(step), environ=environ)
-    if shutil.which("systemctl"):  # works on files, whether or not systemd runs; absent in most containers
-        command = ["systemctl", "disable", *(package.unit for package in packages)]
+    units = [package.unit for package in packages if package.unit is not None]
+    if units and shutil.which("systemctl"):  # works on files, whether or not systemd runs; absent in containers
+        command = ["systemctl", "disable", *units]
         processes.run(command, log=log, cancelled=cancelled, what=" ".join(command))
 
 

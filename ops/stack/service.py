@@ -14,11 +14,11 @@ from stack.ports import Port
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """Something that Debian provides: the package, how to see that it is there, and its systemd unit."""
+    """Something that Debian provides: the package, how to see that it is there, and its systemd unit if any."""
 
     name: str
-    unit: str
     find: Callable[[], Path | None]
+    unit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 What belongs here: entries. A new project or test folder is one entry.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from stack.environments import Environment
 from stack.errors import UsageError
 from stack.servers.projects import LIBRARIES
+from stack.service import Package
 
 _DEV = Path("requirements-dev.lock")
 
@@ -24,7 +26,8 @@ OPS = Environment(name="ops-test", locks=(Path("ops/requirements.lock"), _DEV))
 class Suite:
     """A folder with a pyproject.toml and tests.
 
-    `source` is its import root, in the folder; `needs_servers` says whether the session's servers are for it.
+    `source` is its import root, in the folder; `needs_servers` says whether the session's servers are for it;
+    `packages` are Debian's that only its tests need.
     """
 
     name: str
@@ -32,6 +35,16 @@ class Suite:
     source: Path
     environment: Environment
     needs_servers: bool
+    packages: tuple[Package, ...] = ()
+
+
+CHROMIUM = Package(name="chromium", find=lambda: _on_path("chromium"))
+"""The browser that opens /docs: Debian's own, nothing is downloaded from elsewhere."""
+
+
+def _on_path(program: str) -> Path | None:
+    found = shutil.which(program)
+    return None if found is None else Path(found)
 
 
 SUITES = (
@@ -66,7 +79,14 @@ SUITES = (
     ),
     # These two start whole stacks themselves.
     Suite(name="ops", folder=Path("ops"), source=Path(), environment=OPS, needs_servers=False),
-    Suite(name="e2e", folder=Path("e2e"), source=Path(), environment=OPS, needs_servers=False),
+    Suite(
+        name="e2e",
+        folder=Path("e2e"),
+        source=Path(),
+        environment=OPS,
+        needs_servers=False,
+        packages=(CHROMIUM,),
+    ),
 )
 
 CHECKS = ("lint", "types", "imports")

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stack import environments, folders, services, settings
+from stack import environments, folders, packages, services, settings
 from stack.environments import Environment
 from stack.instance import Instance
 from stack.processes import tail
@@ -64,6 +64,9 @@ def run_all(
     if everything:
         clean["STACK_TEST_ALL"] = "1"
     outcomes = []
+    if missing := packages.missing(package for suite in suites for package in suite.packages):
+        console.print(f"installing {', '.join(package.name for package in missing)} ...", highlight=False)
+        packages.install(missing, home, threading.Event())
     with ExitStack() as stack:
         started = stack.enter_context(servers.started(home)) if any(s.needs_servers for s in suites) else None
         _make_environments(home, checks, suites, console)

@@ -24,6 +24,7 @@ class Database:
     def __init__(self, engine: AsyncEngine, timeout: float) -> None:
         self._engine = engine
         self._timeout = timeout  # s
+        self._cleaning_up: set[asyncio.Future[None]] = set()
 
     async def ping(self) -> None:
         """Run `SELECT 1` on a pooled connection.
@@ -31,13 +32,28 @@ class Database:
         Raises:
             DatabaseError: PostgreSQL refused, failed, or did not answer within the time-out.
         """
+        probe = asyncio.ensure_future(self._probe())
+        # Not `asyncio.timeout`: a cancelled query is first cleaned up, which a frozen server delays as well. The
+        # answer does not wait for that.
+        done, _ = await asyncio.wait({probe}, timeout=self._timeout)
+        if not done:
+            probe.cancel()
+            self._cleaning_up.add(probe)
+            probe.add_done_callback(self._cleaned_up)
+            raise DatabaseError(f"PostgreSQL did not answer within {self._timeout:g} s")
         try:
-            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except TimeoutError as error:
-            raise DatabaseError(f"PostgreSQL did not answer within {self._timeout:g} s") from error
+            probe.result()
         except (SQLAlchemyError, OSError) as error:
             raise DatabaseError("PostgreSQL refused or dropped the connection") from error
+
+    async def _probe(self) -> None:
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    def _cleaned_up(self, probe: asyncio.Future[None]) -> None:
+        self._cleaning_up.discard(probe)
+        if not probe.cancelled():
+            probe.exception()  # seen: the caller has been told already
 
 
 @asynccontextmanager
