@@ -52,14 +52,14 @@ def test_the_api_keeps_what_its_openapi_text_promises(stack: Clone, tmp_path: Pa
 
 @pytest.fixture
 def page(stack: Clone) -> Iterator[Page]:
-    """A page of Debian's Chromium that reaches nothing but the API; asking for more fails the test."""
+    """A page of a real Chromium that reaches nothing but the API; asking for more fails the test."""
     asked: list[str] = []
 
     def remember(request: Request) -> None:
         asked.append(request.url)
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=CHROMIUM)
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         context.route(lambda url: not url.startswith(stack.url), lambda route: route.abort())
         opened = context.new_page()

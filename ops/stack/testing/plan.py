@@ -38,13 +38,15 @@ class Suite:
     packages: tuple[Package, ...] = ()
 
 
-CHROMIUM = Package(name="chromium", find=lambda: _on_path("chromium"))
-"""The browser that opens /docs: Debian's own, nothing is downloaded from elsewhere."""
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
+"""Programs that can open /docs, best first: Debian's own; on Ubuntu, where that is a snap, Chrome does as well."""
 
 
-def _on_path(program: str) -> Path | None:
-    found = shutil.which(program)
-    return None if found is None else Path(found)
+def _browser() -> Path | None:
+    return next((Path(found) for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+CHROMIUM = Package(name="chromium", find=_browser)
 
 
 SUITES = (

@@ -17,9 +17,7 @@ from project_contracts.queues import PROJECT_WORKER
 
 
 @pytest.mark.parametrize("request_id", [None, "a-request.1"])
-def test_log_has_one_line_per_task_and_no_password(
-    worker: RunningWorker, request_id: str | None
-) -> None:
+def test_log_has_one_line_per_task_and_no_password(worker: RunningWorker, request_id: str | None) -> None:
     headers = {} if request_id is None else {REQUEST_ID: request_id}
     task = worker.signature(INTEGERS_SUM, integers=[1, 2, 3]).apply_async(headers=headers)
     assert task.get(timeout=10) == 6
