@@ -39,7 +39,7 @@ class Suite:
 
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-"""Programs that can open /docs, best first: Debian's own; on Ubuntu, where that is a snap, Chrome does as well."""
+"""Programs that can open /docs, best first: Debian's own; on Ubuntu, where that is a snap, Chrome."""
 
 
 def _browser() -> Path | None:
