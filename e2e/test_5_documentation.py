@@ -7,6 +7,7 @@ check it has; what it may not send or expect is in `schemathesis.toml` and `gene
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ EXAMPLES = 100 if os.environ.get("STACK_TEST_ALL") else 10  # per operation and 
 
 # `./stack test` installs Debian's when there is none.
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-# Without the last two, Chromium asks for hosts of its own.
+# Without the last three, Chromium asks for hosts of its own.
 CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
