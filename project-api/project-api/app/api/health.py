@@ -1,12 +1,14 @@
 """`/health/live` and `/health/ready`: is the process alive, and can it do its work?
 
 How it works: live touches nothing. Ready asks broker, result backend and database at the same time, each
-within its own time-out, and reports how long each took; one that fails makes it 503.
+within its own time-out, and reports how long each took; one that fails makes it 503. Why exactly it failed
+stands in the log: a readiness answer holds no address.
 
 What belongs here: health endpoints. How a dependency is asked belongs to the room that owns it.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -17,7 +19,9 @@ from pydantic import BaseModel, Field
 from app.api.deps import ResourcesDep
 from app.api.problems import NotReadyError, documented
 from app.database.errors import DatabaseError
-from async_celery import TransportError
+from async_celery import PublishTimeout, TransportError
+
+logger = logging.getLogger("app.health")
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -60,12 +64,17 @@ async def ready(resources: ResourcesDep) -> Readiness:
     return Readiness(checks=checks)
 
 
+def _is_timeout(failure: Exception) -> bool:
+    return isinstance(failure, PublishTimeout) or isinstance(failure.__cause__, TimeoutError)
+
+
 async def _check(ping: Callable[[], Awaitable[object]]) -> Check:
     started = time.perf_counter()
     error = None
     try:
         await ping()
     except (TransportError, DatabaseError) as failure:
-        error = str(failure)
+        logger.warning("readiness: %s", failure)
+        error = "did not answer in time" if _is_timeout(failure) else "refused or dropped the connection"
     latency = round(time.perf_counter() - started, 6)
     return Check(status="down" if error else "up", latency_seconds=latency, error=error)

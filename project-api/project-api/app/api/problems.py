@@ -8,6 +8,7 @@ What belongs here: the table and the shape of a problem. A new exception gets it
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -27,6 +28,7 @@ from async_celery import (
     BackendError,
     PayloadError,
     PublishError,
+    PublishTimeout,
     ResultTimeout,
     TaskExpired,
     TaskFailed,
@@ -34,6 +36,8 @@ from async_celery import (
     TaskRevoked,
     TransportError,
 )
+
+logger = logging.getLogger("app.problems")
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "2"}  # s; dependencies are back within 10 s, most restarts take less
@@ -94,10 +98,14 @@ class Problem(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """How one family of exceptions is answered."""
+    """How one family of exceptions is answered.
+
+    `detail` replaces the exception's own text, which then goes to the log only: it may hold an address.
+    """
 
     status: int
     title: str
+    detail: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -108,9 +116,30 @@ TABLE: dict[type[Exception], Row] = {
     TaskRevoked: Row(status=409, title="Task revoked"),
     TaskFailed: Row(status=502, title="Task failed"),
     ResultTimeout: Row(status=504, title="Task took too long and was revoked"),
-    TransportError: Row(status=503, title="Broker or result backend unavailable", headers=RETRY_AFTER),
-    PublishError: Row(status=503, title="Broker unavailable", headers=RETRY_AFTER),
-    BackendError: Row(status=503, title="Result backend unavailable", headers=RETRY_AFTER),
+    TransportError: Row(
+        status=503,
+        title="Broker or result backend unavailable",
+        detail="the API is closing its connections; send it again",
+        headers=RETRY_AFTER,
+    ),
+    PublishError: Row(
+        status=503,
+        title="Broker unavailable",
+        detail="the broker did not accept the task; send it again",
+        headers=RETRY_AFTER,
+    ),
+    PublishTimeout: Row(
+        status=503,
+        title="Broker unavailable",
+        detail="the broker did not confirm the task in time: it may or may not run",
+        headers=RETRY_AFTER,
+    ),
+    BackendError: Row(
+        status=503,
+        title="Result backend unavailable",
+        detail="the result backend did not answer; what was accepted before goes on, ask again",
+        headers=RETRY_AFTER,
+    ),
     DatabaseError: Row(status=503, title="Database unavailable", headers=RETRY_AFTER),
     TaskFinishedError: Row(status=409, title="Task has ended"),
     ClientGoneError: Row(status=499, title="Client closed request"),  # nginx's number; there is no standard one
@@ -144,11 +173,13 @@ def problem_response(
 
 async def _from_table(request: Request, error: Exception) -> Response:
     row = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    if row.detail is not None:
+        logger.warning("%s: %s", row.title, error)
     return problem_response(
         request.url.path,
         row.status,
         row.title,
-        str(error),
+        row.detail or str(error),
         headers=row.headers,
         # The task that the client knows: a workflow's error names the child at fault, its id is in the detail.
         taskId=getattr(request.state, "task_id", None) or getattr(error, "task_id", None),

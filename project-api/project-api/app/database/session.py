@@ -40,7 +40,7 @@ class Database:
             probe.cancel()
             self._cleaning_up.add(probe)
             probe.add_done_callback(self._cleaned_up)
-            raise DatabaseError(f"PostgreSQL did not answer within {self._timeout:g} s")
+            raise DatabaseError(f"PostgreSQL did not answer within {self._timeout:g} s") from TimeoutError()
         try:
             probe.result()
         except (SQLAlchemyError, OSError) as error:
