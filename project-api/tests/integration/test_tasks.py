@@ -4,11 +4,12 @@ import threading
 import time
 import uuid
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pytest
-from processes import Worker, wait_until
-from worker_app import FAIL, NOT_A_NUMBER, SLEEP
+from processes import Worker, running_api, wait_until
+from worker_app import FAIL, HUGE, NOT_A_NUMBER, SLEEP
 
 MULTIPLY = "/v1/project-worker/integer-multiplication"
 SUM = "/v1/project-worker/integers-sum"
@@ -108,9 +109,23 @@ def test_a_failed_task_is_told_without_its_traceback(client: httpx.Client) -> No
     assert client.get(f"/v1/tasks/{problem['taskId']}/result").status_code == 502
 
 
-def test_a_result_that_its_contract_forbids_is_the_workers_fault(client: httpx.Client) -> None:
-    response = client.post(MULTIPLY, json=factors(NOT_A_NUMBER, 1))
+@pytest.mark.parametrize("multiplicand", [NOT_A_NUMBER, HUGE])
+def test_a_result_that_cannot_be_passed_on_is_the_workers_fault(client: httpx.Client, multiplicand: int) -> None:
+    response = client.post(MULTIPLY, json=factors(multiplicand, 1))
     assert response.status_code == 502
+    task_id = response.json()["taskId"]
+    assert client.get(f"/v1/tasks/{task_id}").status_code == 200
+    assert client.get(f"/v1/tasks/{task_id}/result").status_code in (200, 502)
+
+
+def test_a_task_that_did_not_start_by_its_deadline_is_gone(tmp_path: Path, worker: Worker) -> None:
+    short = dict.fromkeys(("TASK_DEADLINE_SECONDS", "RESULT_WAIT_SECONDS", "RESULT_WAIT_MAX_SECONDS"), "1")
+    with running_api(tmp_path / "log", **short) as api, worker.standing_still():
+        location = api.url + httpx.post(f"{api.url}{MULTIPLY}/async", json=factors(6, 7)).headers["location"]
+        assert httpx.get(location).json()["status"] == "QUEUED"
+        wait_until(lambda: httpx.get(location).status_code == 410, 5, "the deadline passes")
+        assert httpx.get(location + "/result").status_code == 410
+        assert httpx.delete(location).status_code == 410
 
 
 @pytest.mark.parametrize("suffix", ["", "/result"])

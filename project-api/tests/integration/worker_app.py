@@ -12,7 +12,7 @@ from project_contracts.connections import Connections
 from project_contracts.integers import INTEGER_MULTIPLICATION, INTEGERS_SUM
 from project_contracts.queues import PROJECT_WORKER
 
-FAIL, SLEEP, NOT_A_NUMBER = 500, 600, 700  # multiplicands with a meaning of their own
+FAIL, SLEEP, NOT_A_NUMBER, HUGE = 500, 600, 700, 800  # multiplicands with a meaning of their own
 
 
 class Settings(Connections, BaseSettings):
@@ -32,13 +32,15 @@ app.conf.update(
 
 @app.task(name=INTEGER_MULTIPLICATION.name)
 def integer_multiplication(multiplicand: int, multiplier: int) -> float:
-    """Multiply, fail, sleep `multiplier` milliseconds, or return NaN."""
+    """Multiply, fail, sleep `multiplier` milliseconds, return NaN or 4401 digits."""
     if multiplicand == FAIL:
         raise ValueError(f"told to fail with {multiplier}")
     if multiplicand == SLEEP:
         time.sleep(multiplier / 1000)
     if multiplicand == NOT_A_NUMBER:
         return float("nan")
+    if multiplicand == HUGE:
+        return 10**4400
     return multiplicand * multiplier
 
 

@@ -63,6 +63,15 @@ class Settings(Connections, BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _waits_end_before_deadlines(self) -> Self:
+        if not self.result_wait_seconds <= self.result_wait_max_seconds <= self.task_deadline_seconds:
+            raise ValueError(
+                f"RESULT_WAIT_SECONDS={self.result_wait_seconds:g} must not exceed RESULT_WAIT_MAX_SECONDS="
+                f"{self.result_wait_max_seconds:g}, nor that TASK_DEADLINE_SECONDS={self.task_deadline_seconds:g}"
+            )
+        return self
+
 
 @lru_cache
 def get_settings() -> Settings:

@@ -77,6 +77,16 @@ def test_results_must_outlive_their_tasks(environment: pytest.MonkeyPatch) -> No
         read()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("RESULT_WAIT_SECONDS", "61"), ("RESULT_WAIT_MAX_SECONDS", "5"), ("TASK_DEADLINE_SECONDS", "30")],
+)
+def test_waits_must_end_before_deadlines(environment: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    environment.setenv(variable, value)
+    with pytest.raises(ValidationError, match=f"{variable}={value}"):
+        read()
+
+
 def test_hosts_default_to_this_machine(environment: pytest.MonkeyPatch) -> None:
     settings = read()
     assert {settings.rabbitmq_host, settings.redis_host, settings.postgres_host} == {"127.0.0.1"}

@@ -21,6 +21,7 @@ from async_celery import OnTimeout, ResultTimeout, TaskError, TaskState
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
+STOPPING = 1.5  # s that a cancelled task gets to stop before the answer is 202
 MAX_LONG_POLL = 60  # s; longer than that, proxies close the connection
 
 
@@ -43,17 +44,26 @@ async def get_task(
     return TaskDocument.from_status(await handle.status())
 
 
-@router.delete("/{task_id}", responses=documented(404, 409, 410, 422, 503))
-async def cancel_task(task_id: TaskIdDep, producer: ProducerDep) -> TaskDocument:
+@router.delete(
+    "/{task_id}",
+    responses=documented(404, 409, 410, 422, 503)
+    | {202: {"model": TaskDocument, "description": "the worker has been told and has not stopped it yet"}},
+)
+async def cancel_task(task_id: TaskIdDep, producer: ProducerDep, response: Response) -> TaskDocument:
     """Cancel a task, or all that is unfinished of a workflow: queued never starts, running is stopped.
 
     Cancelling twice gives the same answer; a task that has ended otherwise is 409.
     """
     handle = producer.handle(task_id)
-    await handle.cancel()
+    if await handle.cancel():
+        # What runs takes a moment to stop.
+        with contextlib.suppress(ResultTimeout, TaskError):
+            await handle.result(STOPPING, OnTimeout.KEEP)
     status = await handle.status()
     if status.state is not TaskState.REVOKED:
-        raise TaskFinishedError(task_id, status.state)
+        if status.state.is_final:
+            raise TaskFinishedError(task_id, status.state)
+        response.status_code = 202
     return TaskDocument.from_status(status)
 
 
