@@ -13,6 +13,7 @@ from kombu import Exchange, Queue
 from project_contracts.queues import PROJECT_WORKER
 from worker import tasks
 from worker.config import Settings, load_settings
+from worker.connection import WorkerAMQP
 from worker.logging import install_logging
 
 
@@ -27,7 +28,7 @@ def create_app(settings: Settings | None = None) -> Celery:
     """
     settings = settings or load_settings()
     # Never "current": whoever makes a signature must say for which app, or it would go to a wrong broker.
-    app = Celery(settings.worker_name, set_as_current=False)
+    app = Celery(settings.worker_name, set_as_current=False, amqp=WorkerAMQP)
     app.conf.update(_configuration(settings))
     install_logging(settings)
     tasks.register(app, settings)
@@ -73,6 +74,7 @@ def _configuration(settings: Settings) -> dict[str, object]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # for ever; the default gives up after 100
         "result_backend_always_retry": True,  # a result is worth waiting for Redis
+        "result_backend_max_sleep_between_retries_ms": 2000,  # the default, 10 s, is noticed late
         "redis_socket_timeout": settings.redis_socket_timeout_seconds,
         "redis_socket_connect_timeout": settings.redis_connect_timeout_seconds,
         "redis_socket_keepalive": True,
