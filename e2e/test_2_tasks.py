@@ -62,3 +62,20 @@ def test_the_second_world_report_comes_within_the_default_wait(http: httpx.Clien
     response = http.post("/v1/workflows/world-statistics")
     assert response.status_code == 200, response.text
     assert response.json()["result"]["cities"] == 234_908
+
+
+def test_one_id_finds_a_request_and_all_its_tasks_in_the_logs(http: httpx.Client, stack: Clone) -> None:
+    headers = {"X-Request-ID": "e2e-chord-1"}
+    response = http.post("/v1/workflows/chord", json={"integer": 2, "n": 3}, headers=headers)
+    assert response.json()["result"] == 12
+
+    def lines() -> list[str]:
+        result = stack.stack("logs", "--request", "e2e-chord-1")
+        return result.stdout.splitlines() if result.returncode == 0 else []
+
+    # Three multiplications, their sum, and the request itself.
+    wait_until(lambda: len(lines()) >= 5, 10, f"five lines: {lines()}")
+    assert len(lines()) == 5
+    assert sum("integer_multiplication" in line for line in lines()) == 3
+    assert sum("integers_sum" in line for line in lines()) == 1
+    assert sum("POST /v1/workflows/chord 200" in line for line in lines()) == 1
