@@ -16,15 +16,18 @@ import typer
 from rich.console import Console
 
 from stack import folders, lifecycle, locks, logs, selftest, services, status
-from stack.errors import StackError
+from stack.doctor import checks
+from stack.errors import StackError, UsageError
 from stack.instance import Instance
 from stack.progress import Board
+from stack.records import Wanted
 from stack.service import Service
 from stack.testing import session
 
 app = typer.Typer(
     help="Starts, watches, tests and stops the whole system on this machine.",
     epilog="Everything it makes lies in .stack/. Ports are moved by variables: API_PORT=5001 ./stack up. "
+    "All of them: STACK_PORT_OFFSET=100 ./stack up. "
     "Exit codes: 1 something failed, 2 wrong usage, 3 the machine is not ready.",
     no_args_is_help=True,
     add_completion=False,
@@ -102,14 +105,61 @@ def start(names: Names) -> None:
         lifecycle.start(_instance(), chosen, board)
 
 
+@app.command()
+def restart(names: AnyNames = None) -> None:
+    """Stop and start services again; without names, all that are not stopped on purpose."""
+    instance = _instance()
+    chosen = services.by_name(names) if names else lifecycle.not_stopped(instance)
+    with Board((service.name for service in chosen), console) as board:
+        try:
+            lifecycle.restart(instance, chosen, board)
+        except KeyboardInterrupt:
+            errors.print("Interrupted: some services may be stopped. To start them: ./stack up")
+            raise
+        console.print(f"Restarted after {board.elapsed:.1f} s.", highlight=False)
+
+
+@app.command()
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """Stop everything and delete all that ./stack has made: data, settings, environments, logs."""
+    root, state = _folders()
+    instance = Instance(repository=root, state=state, values={})  # broken settings are a reason to reset
+    if not yes:
+        _confirm_reset(instance)
+    with Board((), console) as board:
+        deleted = lifecycle.reset(instance, board)
+    for path in deleted:
+        console.print(f"deleted {path}", highlight=False, soft_wrap=True)
+    console.print("As after a fresh clone. To start: ./stack up")
+
+
+@app.command()
+def doctor() -> None:
+    """Look whether `up` would work here, and say what to do about what is in its way. Changes nothing."""
+    found = checks.examine(*_folders(), os.environ)
+    if exit_code := checks.show(found, console):
+        raise typer.Exit(exit_code)
+
+
 @app.command("logs")
 def show_logs(
     names: AnyNames = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until Ctrl-C")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="how many of each service")] = 20,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="ID", help="all lines of one request, by time")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="ID", help="all lines of one task, by time")
+    ] = None,
 ) -> None:
-    """Show what the services print."""
+    """Show what the services print; with an id, what all of them printed about it."""
     chosen = services.by_name(names) if names else list(services.SERVICES)
+    if request is not None or task is not None:
+        logs.find(_instance(), chosen, Wanted(request=request, task=task), follow=follow, console=console)
+        return
     logs.show(_instance(), chosen, lines=lines, follow=follow, console=console)
 
 
@@ -153,8 +203,21 @@ def _everything() -> list[Service]:
 
 
 def _instance() -> Instance:
+    return Instance.at(*_folders(), services.PORTS)
+
+
+def _folders() -> tuple[Path, Path]:
     root = Path(os.environ["STACK_ROOT"])
-    return Instance.at(root, Path(os.environ.get("STACK_STATE", root / ".stack")), services.PORTS)
+    return root, Path(os.environ.get("STACK_STATE", root / ".stack"))
+
+
+def _confirm_reset(instance: Instance) -> None:
+    question = f"Delete all data, settings, environments and logs in {instance.state}?"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is no terminal to answer on", hint="to do it: ./stack reset --yes")
+    if not typer.confirm(question):
+        console.print("Nothing was deleted.")
+        raise typer.Exit(1)
 
 
 def main() -> None:

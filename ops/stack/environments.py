@@ -39,6 +39,8 @@ def of_project(name: str) -> Environment:
 def is_current(environment: Environment, instance: Instance) -> bool:
     """Say whether the environment is there and made from what it should be made from."""
     stamp = _stamp_file(environment, instance)
+    if not python(environment, instance).exists():  # a link: the Python that it was made from may be gone
+        return False
     return stamp.exists() and stamp.read_text() == _stamp(environment, instance)
 
 

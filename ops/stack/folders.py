@@ -12,6 +12,8 @@ import os
 import pwd
 import shutil
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from stack.errors import MachineNotReadyError, StackError
@@ -78,7 +80,7 @@ def write_owned(path: Path, text: str, user: str | None) -> None:
 def give(path: Path, user: str | None) -> None:
     """Make the account `user` the owner, when root runs this."""
     if user is not None and os.geteuid() == 0:
-        entry = _account(user)
+        entry = account(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
@@ -95,7 +97,7 @@ def run_as(user: str | None, state: Path, *, death_signal: str) -> list[str]:
     """
     words = ["setpriv", "--pdeathsig", death_signal]
     if user is not None and os.geteuid() == 0:
-        entry = _account(user)
+        entry = account(user)
         words += ["--reuid", str(entry.pw_uid), "--regid", str(entry.pw_gid), "--clear-groups"]
         if not _anybody_can_enter(state):
             words += _PAST_FOLDER_PERMISSIONS
@@ -111,8 +113,38 @@ def delete_data(instance: Instance) -> list[Path]:
     Raises:
         StackError: Something could not be deleted.
     """
+    return _delete([instance.state / name for name in ("data", "config", "logs", "run", "env")])
+
+
+def delete_everything(instance: Instance) -> list[Path]:
+    """Delete all that `./stack` makes for an instance, which is stopped, and its folder when that is empty then.
+
+    What somebody else has put there stays: STACK_STATE may be a folder that holds more.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        StackError: Something could not be deleted.
+    """
+    # In this order: an interrupted deletion has lost no secret of data that is still there, and the tool, which
+    # runs from its own environment, is there to the end.
+    names = ["data", "config", "env", "env.new", "logs", "cache", "bootstrap", "bootstrap.lock", "venvs", "run"]
+    deleted = _delete([*nested(instance), *(instance.state / name for name in names)])
+    with suppress(OSError):  # not empty, or a link to a folder elsewhere
+        instance.state.rmdir()
+        deleted.append(instance.state)
+    return deleted
+
+
+def nested(instance: Instance) -> list[Path]:
+    """Return the state folders of test sessions in this one."""
+    return sorted(lock.parents[1] for lock in instance.state.glob("test-*/run/lock"))
+
+
+def _delete(paths: Iterable[Path]) -> list[Path]:
     deleted = []
-    for path in (*(instance.state / name for name in ("data", "config", "logs", "run")), instance.env_file):
+    for path in paths:
         try:
             if path.is_symlink() or path.is_file():  # a link is removed, never what it points to
                 path.unlink()
@@ -132,7 +164,12 @@ def _anybody_can_enter(folder: Path) -> bool:
     return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.parents))
 
 
-def _account(user: str) -> pwd.struct_passwd:
+def account(user: str) -> pwd.struct_passwd:
+    """Return a system account.
+
+    Raises:
+        MachineNotReadyError: It does not exist.
+    """
     try:
         return pwd.getpwnam(user)
     except KeyError as error:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from stack import environments, folders, packages, ports, processes, services
 from stack.errors import GivenUpError, StackError
@@ -84,10 +86,12 @@ def up(instance: Instance, chosen: Iterable[Service], environ: Mapping[str, str]
             processes.end_left_behind(instance.state, _ORPHANS)
         for service in wanted:
             if not was_up or _has_ended(service, supervisor):
-                _check_ports(service, instance)
-        if not was_up:
-            supervisor.launch([program for service in services.SERVICES for program in service.programs], environ)
+                for port in service.ports:
+                    ports.require_free(port, instance.values)
         try:
+            if not was_up:
+                everything = [program for service in services.SERVICES for program in service.programs]
+                supervisor.launch(everything, environ)
             _start_all(wanted, instance, board, cancelled)
         except KeyboardInterrupt:
             if not was_up:
@@ -131,6 +135,51 @@ def stop(instance: Instance, chosen: Sequence[Service], board: Board) -> None:
         _stop_all(chosen, supervisor, board)
 
 
+def restart(instance: Instance, chosen: Sequence[Service], board: Board) -> None:
+    """Stop services and start them again, and wait until each is healthy; the others go on.
+
+    Raises:
+        StackError: Nothing is running, a program does not stop, or a service did not become healthy.
+    """
+    supervisor = Supervisor(instance)
+    if not chosen or not supervisor.is_up:
+        raise StackError("the stack is down, nothing to restart", hint="to start it: ./stack up")
+    with exclusive(instance):
+        _stop_all(chosen, supervisor, board)
+        _start_all(chosen, instance, board, threading.Event())
+
+
+def not_stopped(instance: Instance) -> list[Service]:
+    """Return the services that were started and not stopped on purpose since, failed ones included."""
+    supervisor = Supervisor(instance)
+    states = supervisor.states() if supervisor.is_up else {}
+    return [
+        service
+        for service in services.SERVICES
+        if states and not all(states[program.name].was_stopped for program in service.programs)
+    ]
+
+
+def reset(instance: Instance, board: Board) -> list[Path]:
+    """Stop everything and delete all that any run has made, environments included: a fresh clone again.
+
+    Args:
+        instance: The instance; its settings do not matter, so broken ones go like the rest.
+        board: Where progress is shown.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        StackError: A process does not end, or something could not be deleted.
+    """
+    with exclusive(instance):  # the lock goes with the rest, at the end
+        _stop_everything(instance, board)
+        for state in folders.nested(instance):
+            down(replace(instance, state=state), board)
+        return folders.delete_everything(instance)
+
+
 def down(instance: Instance, board: Board) -> bool:
     """Stop everything, in the reverse order of needs, and verify that no process is left.
 
@@ -142,12 +191,6 @@ def down(instance: Instance, board: Board) -> bool:
     """
     with exclusive(instance):
         return _stop_everything(instance, board)
-
-
-def _check_ports(service: Service, instance: Instance) -> None:
-    for port in service.ports:
-        host = instance["API_HOST"] if port.variable == "API_PORT" else "127.0.0.1"
-        ports.require_free(port, instance.port(port.variable), host)
 
 
 def _has_ended(service: Service, supervisor: Supervisor) -> bool:
@@ -175,9 +218,9 @@ def _start_all(chosen: Sequence[Service], instance: Instance, board: Board, canc
             raise
 
     with ThreadPoolExecutor(max_workers=len(chosen)) as pool:
-        for service in _by_depth(chosen):  # needs first: a thread finds those it waits for in `begun`
-            begun[service.name] = pool.submit(bring_up, service)
-        try:
+        try:  # from the first thread on: a Ctrl-C between them must end those that have begun
+            for service in _by_depth(chosen):  # needs first: a thread finds those it waits for in `begun`
+                begun[service.name] = pool.submit(bring_up, service)
             wait(begun.values())
         except KeyboardInterrupt:
             cancelled.set()

@@ -2,9 +2,10 @@
 
 How it works: each program's output is a file that the supervisor writes and turns over. Programs write times in
 different formats, so the last lines are shown service by service; lines that arrive while following are shown as
-they come.
+they come. Lines that carry a wanted id are looked for in the whole files, the turned-over ones included, and
+shown in the order of their times: one request's way through all services.
 
-What belongs here: showing log files.
+What belongs here: log files, and showing them. What their lines mean is in `records.py`.
 """
 
 import itertools
@@ -18,8 +19,11 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.text import Text
 
+from stack import records
+from stack.errors import StackError
 from stack.instance import Instance
 from stack.processes import tail
+from stack.records import Wanted, Wanting
 from stack.service import Service
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
@@ -28,35 +32,101 @@ _POLL = 0.2  # s
 
 def show(instance: Instance, chosen: Sequence[Service], *, lines: int, follow: bool, console: Console) -> None:
     """Print the last `lines` lines of each service; with `follow`, go on until Ctrl-C."""
-    names = [program.name for service in chosen for program in service.programs]
-    width = max(map(len, names))
-    colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
-
-    def print_line(name: str, line: str) -> None:
-        console.print(Text.assemble((f"{name:<{width}} | ", colours[name]), line), soft_wrap=True)
-
+    names = _programs(chosen)
+    printer = _Printer(names, console)
     with ExitStack() as opened:
         followed = [
-            (name, opened.enter_context(closing(_Followed(instance.log(name))))) for name in names if follow
+            (name, opened.enter_context(closing(_Followed(instance.log(name), os.SEEK_END))))
+            for name in names
+            if follow
         ]
         for name in names:
             for line in tail(instance.log(name), lines):
-                print_line(name, line)
+                printer.show(name, line)
         while followed:
             for name, log in followed:
                 for line in log.new_lines():
-                    print_line(name, line)
+                    printer.show(name, line)
             time.sleep(_POLL)
 
 
-class _Followed:
-    """A log file from its present end on, through turn-overs."""
+def find(
+    instance: Instance, chosen: Sequence[Service], wanted: Wanted, *, follow: bool, console: Console
+) -> None:
+    """Print everything of the services that carries the wanted ids, by time; with `follow`, go on until Ctrl-C.
 
-    def __init__(self, path: Path) -> None:
+    Raises:
+        StackError: There is nothing, and it is not followed.
+    """
+    names = _programs(chosen)
+    printer = _Printer(names, console)
+    with ExitStack() as opened:
+        followed = {
+            name: opened.enter_context(closing(_Followed(instance.log(name), os.SEEK_SET))) for name in names
+        }
+        found = [
+            record
+            for name, log in followed.items()
+            for record in records.split(name, itertools.chain(_turned_over(instance.log(name)), log.new_lines()))
+            if wanted.is_in(record.lines)
+        ]
+        for record in sorted(found, key=lambda record: record.time):
+            for line in record.lines:
+                printer.show(record.program, line)
+        if not found and not follow:
+            raise _nothing(instance, chosen, wanted)
+        wanting = {name: Wanting(wanted) for name in names}
+        while follow:
+            for name, log in followed.items():
+                for line in log.new_lines():
+                    if wanting[name].takes(line):
+                        printer.show(name, line)
+            time.sleep(_POLL)
+
+
+def _programs(chosen: Sequence[Service]) -> list[str]:
+    return [program.name for service in chosen for program in service.programs]
+
+
+def _turned_over(path: Path) -> Iterator[str]:
+    """Return the lines of a log's earlier files, the oldest first: `.2` was turned over before `.1`."""
+    numbered = (place for place in path.parent.glob(f"{path.name}.*") if place.suffix[1:].isdecimal())
+    for place in sorted(numbered, key=lambda place: int(place.suffix[1:]), reverse=True):
+        with place.open(errors="replace", newline="\n") as file:
+            yield from (line.removesuffix("\n") for line in file)
+
+
+def _nothing(instance: Instance, chosen: Sequence[Service], wanted: Wanted) -> StackError:
+    where = ", ".join(service.name for service in chosen)
+    return StackError(
+        f"no line of {where} carries {wanted.description}",
+        hint="A request's id is in its answer's X-Request-ID, a task's id in the answer to what sent it.\n"
+        f"Old lines go: {instance.log('').parent} keeps 10 to 20 MB of each program.",
+    )
+
+
+class _Printer:
+    """Prints lines with their program's name in front, each program in a colour of its own."""
+
+    def __init__(self, names: Sequence[str], console: Console) -> None:
+        self._console = console
+        self._width = max(map(len, names))
+        self._colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
+
+    def show(self, name: str, line: str) -> None:
+        """Print one line."""
+        front = (f"{name:<{self._width}} | ", self._colours[name])
+        self._console.print(Text.assemble(front, line), soft_wrap=True)
+
+
+class _Followed:
+    """A log file from its beginning or its present end on (`os.SEEK_SET`, `os.SEEK_END`), through turn-overs."""
+
+    def __init__(self, path: Path, whence: int) -> None:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
-        self._open(os.SEEK_END)
+        self._open(whence)
 
     def close(self) -> None:
         """Close the file."""

@@ -8,11 +8,16 @@ What belongs here: everything about port numbers on this machine.
 
 import random
 import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
 
 from stack.errors import MachineNotReadyError
+
+OFFSET = "STACK_PORT_OFFSET"
+"""Variable with what is added to the default of every port that its own variable does not move."""
 
 _TEST_PORTS = range(20000, 32000)
 """Below the range from which the kernel gives ports to outgoing connections (`ip_local_port_range`, 32768 up):
@@ -42,29 +47,40 @@ def is_busy(number: int, host: str = "127.0.0.1") -> bool:
     return False
 
 
+def listener(number: int) -> int | None:
+    """Return the pid of the process that listens on the port, as far as this user may see it."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == number and connection.status == psutil.CONN_LISTEN:
+            return connection.pid
+    return None
+
+
 def owner(number: int) -> str:
     """Name the process that listens on the port, as far as this user may see it."""
-    for connection in psutil.net_connections("tcp"):
-        if not connection.laddr or connection.laddr.port != number:
-            continue
-        if connection.status == psutil.CONN_LISTEN and connection.pid:
-            try:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-            except psutil.NoSuchProcess:
-                break
+    pid = listener(number)
+    with suppress(psutil.NoSuchProcess):
+        if pid is not None:
+            return f"{psutil.Process(pid).name()} (pid {pid})"
     return f"a process of another user (to see it: sudo ss -ltnp 'sport = :{number}')"
 
 
-def require_free(port: Port, number: int, host: str = "127.0.0.1") -> None:
+def require_free(port: Port, values: Mapping[str, str]) -> None:
     """Make sure that a service can have its port.
+
+    Args:
+        port: The port.
+        values: The instance's settings.
 
     Raises:
         MachineNotReadyError: Something else has it; names the owner and the variable that moves our port.
     """
-    if is_busy(number, host):
+    number = int(values[port.variable])
+    if is_busy(number, values["API_HOST"] if port.variable == "API_PORT" else "127.0.0.1"):
+        offset = int(values[OFFSET]) + 100
         raise MachineNotReadyError(
             f"port {number} ({port.purpose}) is taken by {owner(number)}",
-            hint=f"stop that program, or move ours: {port.variable}={number + 10} ./stack up",
+            hint=f"stop that program, or move ours: {port.variable}={number + 10} ./stack up\n"
+            f"or move all of ours at once, as for a second clone: {OFFSET}={offset} ./stack up",
         )
 
 

@@ -8,6 +8,7 @@ What belongs here: running, finding and ending processes. Supervised ones are in
 """
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -27,6 +28,8 @@ _RETITLED = ("postgres", "redis-server")
 
 _POLL = 0.05  # s
 
+_VERSION = re.compile(r"\d+(\.\d+)+")
+
 
 def run(
     command: Sequence[str],
@@ -37,6 +40,8 @@ def run(
     environ: Mapping[str, str] | None = None,
 ) -> None:
     """Run a command to its end, in a session of its own so that Ctrl-C reaches it only through us.
+
+    When we are killed the kernel ends it: it must not go on in a folder that the next `up` makes anew.
 
     Args:
         command: The program and its arguments.
@@ -52,7 +57,7 @@ def run(
     with log.open("ab") as output:
         start = output.tell()
         with subprocess.Popen(
-            command,
+            ["setpriv", "--pdeathsig", "INT", "--", *command],  # INT is what apt-get and uv end on cleanly
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -64,7 +69,7 @@ def run(
                     pass
             finally:
                 if process.poll() is None:
-                    process.send_signal(signal.SIGINT)  # what apt-get and uv end on cleanly
+                    process.send_signal(signal.SIGINT)
                     process.wait()
     if cancelled.is_set():
         raise GivenUpError
@@ -74,6 +79,16 @@ def run(
             f"{what} failed (exit code {process.returncode})",
             hint="\n".join([*lines, f"whole output: {log}"]),
         )
+
+
+def reported_version(program: Path) -> str | None:
+    """Return what a program says that its version is, `15.18` or `7.0.15`; None when it says no such thing."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = _VERSION.search(done.stdout)
+    return found[0] if found else None
 
 
 def tail(log: Path, count: int, *, start: int = 0) -> list[str]:

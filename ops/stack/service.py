@@ -10,15 +10,22 @@ from pathlib import Path
 
 from stack.instance import Instance
 from stack.ports import Port
+from stack.processes import reported_version
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """Something that Debian provides: the package, how to see that it is there, and its systemd unit if any."""
+    """Something that Debian provides: the package, how to see that it is there, and its systemd unit if any.
+
+    `version` says which version the found program is, None where that is not known; `oldest` is the first one
+    that is known to work.
+    """
 
     name: str
     find: Callable[[], Path | None]
     unit: str | None = None
+    version: Callable[[Path], str | None] = reported_version
+    oldest: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

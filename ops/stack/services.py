@@ -20,7 +20,7 @@ POSTGRES = Service(
     name="postgres",
     description="PostgreSQL, the database",
     ports=(Port(variable="POSTGRES_PORT", default=5432, purpose="PostgreSQL"),),
-    packages=(Package(name="postgresql", unit="postgresql.service", find=postgres.find),),
+    packages=(Package(name="postgresql", unit="postgresql.service", find=postgres.find, oldest=(15,)),),
     prepare=postgres.prepare,
     programs=(
         Program(
@@ -41,7 +41,7 @@ REDIS = Service(
     name="redis",
     description="Redis, the result backend",
     ports=(Port(variable="REDIS_PORT", default=6379, purpose="Redis"),),
-    packages=(Package(name="redis-server", unit="redis-server.service", find=redis.find),),
+    packages=(Package(name="redis-server", unit="redis-server.service", find=redis.find, oldest=(7, 0)),),
     prepare=redis.prepare,
     programs=(Program(name="redis", user=redis.USER, command=redis.command),),
     health=health.redis,
@@ -60,8 +60,20 @@ RABBITMQ = Service(
         Port(variable="EPMD_PORT", default=4370, purpose="Erlang's port mapper"),  # 4369 is the system's own
     ),
     packages=(
-        Package(name="rabbitmq-server", unit="rabbitmq-server.service", find=rabbitmq.find),
-        Package(name="erlang-base", unit="epmd.service", find=rabbitmq.find_epmd),
+        Package(
+            name="rabbitmq-server",
+            unit="rabbitmq-server.service",
+            find=rabbitmq.find,
+            version=rabbitmq.version,
+            oldest=(3, 10),
+        ),
+        Package(
+            name="erlang-base",
+            unit="epmd.service",
+            find=rabbitmq.find_epmd,
+            version=rabbitmq.erlang_version,
+            oldest=(25,),
+        ),
     ),
     prepare=rabbitmq.prepare,
     programs=(

@@ -4,7 +4,7 @@ How it works: the first `up` writes the file, with generated secrets, readable b
 own settings read the same file, and so can a shell (`set -a; . .stack/env`). A variable in the environment of
 `up` wins over the file and is remembered in it, so that later commands agree about ports. Credentials are
 different once there is data: the servers were initialised with them, so another value is refused instead of
-locking the user out.
+locking the user out. STACK_PORT_OFFSET moves all ports but those that were moved by their own variable.
 
 What belongs here: which settings exist, and the file's format. Ports are declared by the services themselves.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stack.errors import MachineNotReadyError, UsageError
-from stack.ports import Port
+from stack.ports import OFFSET, Port
 
 FIXED = {
     "ENVIRONMENT": "development",
@@ -30,6 +30,7 @@ FIXED = {
     "POSTGRES_USER": "project",
     "POSTGRES_DB": "project",
     "WORKER_CONCURRENCY": "2",
+    OFFSET: "0",
 }
 """Settings with a default that is no secret."""
 
@@ -41,7 +42,8 @@ _BOUND_TO_DATA = (*SECRETS, "RABBITMQ_USER", "RABBITMQ_VHOST", "POSTGRES_USER", 
 
 _HEADER = """\
 # Written by `./stack up`; read by ./stack, by both projects' settings, and by `set -a; . .stack/env`.
-# It holds generated secrets: keep it private. Move a port with its variable: `API_PORT=5001 ./stack up`.
+# It holds generated secrets: keep it private. Move a port with its variable: `API_PORT=5001 ./stack up`,
+# or all of them: `STACK_PORT_OFFSET=100 ./stack up`.
 """
 
 
@@ -63,9 +65,16 @@ def read(path: Path) -> dict[str, str]:
             f"cannot read {path}: the stack in this folder belongs to another user",
             hint="run this command as that user (see: ls -l), or work in a clone of your own",
         ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise MachineNotReadyError(
+            f"cannot read {path}: {error}", hint="put the settings file back as it was, or move it away"
+        ) from error
     values = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        words = shlex.split(line, comments=True)
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # a quote without its partner
+            words = [line, ""]
         if not words:
             continue
         key, separator, value = words[0].partition("=")
@@ -118,9 +127,12 @@ def settle(
     if has_data:
         _check_credentials(remembered, environ)
     if is_up:
-        _check_unchanged(remembered, environ)
+        _check_unchanged({**defaults(ports), **remembered}, environ)
     values = {**defaults(ports), **remembered}
+    if environ.get(OFFSET):
+        values |= _shifted(ports, values, environ[OFFSET])
     values |= {name: environ[name] for name in (*values, *SECRETS) if environ.get(name)}
+    _offset(values[OFFSET])  # the file may have been edited
     for name in SECRETS:
         values.setdefault(name, secrets.token_urlsafe(32))
     taken: dict[int, str] = {}
@@ -157,6 +169,25 @@ def _check_unchanged(remembered: Mapping[str, str], environ: Mapping[str, str]) 
                 f"the stack is up with {name}={value}, your environment says {environ[name]}",
                 hint=f"to change it: ./stack down, then {name}={environ[name]} ./stack up",
             )
+
+
+def _shifted(ports: Iterable[Port], values: Mapping[str, str], offset: str) -> dict[str, str]:
+    """Return the ports that move with the offset: all but those that were given a number of their own."""
+    new, old = _offset(offset), _offset(values[OFFSET])
+    return {
+        port.variable: str(port.default + new)
+        for port in ports
+        if values[port.variable] == str(port.default + old)
+    }
+
+
+def _offset(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UsageError(
+            f"{OFFSET}={value} is no number", hint=f"use a number: {OFFSET}=100 ./stack up"
+        ) from error
 
 
 def _port_number(variable: str, value: str) -> int:

@@ -265,9 +265,10 @@ class _UnixTransport(xmlrpc.client.Transport):
         super().__init__()
         self._path = path
 
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:  # noqa: ARG002 (the base class passes it)
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = _UnixConnection("localhost", timeout=60)
         connection.path = self._path
+        self._connection = host, connection  # so that closing the proxy closes it
         return connection
 
 

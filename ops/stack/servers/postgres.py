@@ -47,6 +47,23 @@ def check(instance: Instance) -> None:
     health.postgres(instance, _program(instance, "psql"))
 
 
+def made_by(instance: Instance) -> str | None:
+    """Return the major version that made the data; None when there is none."""
+    try:
+        return (_cluster(instance) / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def require_version(instance: Instance) -> None:
+    """Make sure that the major version that made the data is installed.
+
+    Raises:
+        MachineNotReadyError: It is not.
+    """
+    _program(instance, "postgres")
+
+
 def _cluster(instance: Instance) -> Path:
     return instance.data("postgres") / "cluster"
 
@@ -64,9 +81,8 @@ def _program(instance: Instance, name: str) -> Path:
         raise MachineNotReadyError(
             "PostgreSQL is not installed", hint="install the package postgresql, then ./stack up"
         )
-    try:
-        major = (_cluster(instance) / "PG_VERSION").read_text().strip()
-    except FileNotFoundError:
+    major = made_by(instance)
+    if major is None:
         return newest.with_name(name)
     installed = [str(version) for version in _debian_versions()]
     if major in installed:

@@ -9,6 +9,7 @@ signals and the supervisor's death reach the broker itself.
 What belongs here: everything native about RabbitMQ.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def find_epmd() -> Path | None:
     """Return the installed Erlang port mapper, or None."""
     program = shutil.which("epmd")
     return Path(program) if program else None
+
+
+def version(server: Path) -> str | None:
+    """Return the version of a server by the folder that it lies in: the server itself takes 2 s to say it."""
+    found = re.search(r"rabbitmq_server-(\d+(?:\.\d+)*)", str(server.resolve()))
+    return found[1] if found else None
+
+
+def erlang_version(epmd: Path) -> str | None:
+    """Return the major version of the Erlang that a port mapper belongs to."""
+    for place in epmd.resolve().parents:
+        releases = [int(entry.name) for entry in place.glob("releases/*") if entry.name.isdecimal()]
+        if releases:
+            return str(max(releases))
+    return None
 
 
 def prepare(instance: Instance) -> None:

@@ -1,6 +1,7 @@
 """Real stacks in folders of their own: `./stack` as a subprocess, real servers on free ports.
 
-How it works: nothing of the session's environment reaches a stack but PATH, so a live stack and the test
+How it works: nothing of the session's environment reaches a stack but PATH and how the package index is reached
+(the machine's business), so a live stack and the test
 session's own servers are left alone. Pytest's folders are closed to other accounts (mode 700), so every stack
 here is also one under a private home folder.
 """
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ from stack import ports, processes, services, settings
 from stack.instance import Instance
 
 ROOT = Path(__file__).parents[3]
+NETWORK = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "UV_", "SSL_")) or "proxy" in k.lower()}
 SERVERS = [service.name for service in services.SERVERS]
 
 
@@ -37,6 +40,7 @@ class Stack:
         self.ports = {port.variable: str(number) for port, number in zip(services.PORTS, numbers, strict=True)}
         self.state = state
         self.environ = {
+            **NETWORK,
             "PATH": os.environ["PATH"],
             "STACK_ROOT": str(ROOT),
             "STACK_STATE": str(state),
@@ -53,6 +57,7 @@ class Stack:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,  # so that a test can kill all of the command, and nothing else
         )
 
     def run(self, *words: str, code: int = 0) -> str:
@@ -85,6 +90,10 @@ def new_stack(tmp_path: Path) -> Iterator[Stack]:
     """A stack that has never been up."""
     made = Stack(tmp_path / "state")
     yield made
+    # RabbitMQ takes 8 s to stop cleanly, which `live` tests. The supervisor first: it restarts the rest.
+    for process in sorted(made.processes(), key=lambda process: process.create_time()):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     made.run("down", "--volumes")
     assert made.processes() == []
 

@@ -7,13 +7,14 @@ leaves things out. uv is not on it, so the bootstrap installs it with pip.
 import grp
 import os
 import pwd
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SERVERS, Stack
+from conftest import NETWORK, ROOT, SERVERS, Stack
 
 PYTHON = "/usr/bin/python3"
 BECOME = ["/usr/bin/setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
@@ -46,11 +47,7 @@ class Nobody(Stack):
             for program in Path(place).iterdir():
                 if program.name != "uv" and not (self.bin / program.name).is_symlink():
                     (self.bin / program.name).symlink_to(program)
-        # How the package index is reached is the machine's business: those variables are handed on.
-        network = {
-            k: v for k, v in os.environ.items() if k.startswith(("PIP_", "UV_", "SSL_")) or "proxy" in k.lower()
-        }
-        self.environ = {**network, **self.ports, "PATH": str(self.bin), "HOME": str(folder)}
+        self.environ = {**NETWORK, **self.ports, "PATH": str(self.bin), "HOME": str(folder)}
         self.environ |= {"STACK_STATE": str(self.state), "STACK_PYTHON": PYTHON}
 
     def begin(self, *words: str) -> "subprocess.Popen[str]":
@@ -72,7 +69,8 @@ def nobody() -> Iterator[Nobody]:
         try:
             yield made
         finally:
-            made.run("down", "--volumes")
+            if made.state.exists():  # the last test resets it
+                made.run("down", "--volumes")
         assert made.processes() == []
 
 
@@ -88,14 +86,32 @@ def test_the_servers_run_as_that_user(nobody: Nobody) -> None:
     assert nobody.processes() == []
 
 
+def test_doctor_restart_and_logs_work_for_that_user(nobody: Nobody) -> None:
+    nobody.run("up", "redis", "postgres")
+    said = nobody.run("doctor")
+    assert re.search(r"^ok +accounts +everything runs as you$", said, re.MULTILINE), said
+    assert re.search(r"^ok +redis login +logged in", said, re.MULTILINE), said
+    assert re.search(r"^ok +REDIS_PORT .* in use by this stack$", said, re.MULTILINE), said
+    before = nobody.process("redis-server").pid
+    assert "redis            ready" in nobody.run("restart", "redis")
+    assert nobody.process("redis-server").pid != before
+    assert "redis" in nobody.run("logs", "redis")
+    (nobody.state / "logs/project-api.log").write_text("2026-11-22 09:00:00,000 INFO    app [ID] said\n")
+    assert nobody.run("logs", "--request", "ID").endswith("INFO    app [ID] said\n")
+    nobody.run("down")
+
+
 def test_a_missing_package_is_named_with_the_line_that_installs_it(nobody: Nobody) -> None:
     (nobody.bin / "redis-server").unlink()
     try:
         said = nobody.run("up", *SERVERS, code=3)
+        examined = nobody.run("doctor", code=3)
     finally:
         (nobody.bin / "redis-server").symlink_to("/usr/bin/redis-server")
     assert "these packages are missing: redis-server" in said
     assert "sudo apt-get install -y --no-install-recommends redis-server" in said
+    assert re.search(r"^problem +redis-server +is not installed", examined, re.MULTILINE), examined
+    assert "apt-get install -y --no-install-recommends redis-server" in examined
     assert nobody.processes() == []
 
 
@@ -105,8 +121,12 @@ def test_a_data_folder_of_somebody_else_is_said(nobody: Nobody) -> None:
     os.chown(data, 0, 0)
     try:
         said = nobody.run("up", "redis", code=3)
+        examined = nobody.run("doctor", code=3)
     finally:
         os.chown(data, *_ids())
+    assert re.search(
+        rf"^problem +state folder +cannot write to {data}: it belongs to root", examined, re.MULTILINE
+    )
     assert f"cannot write to {data}: {data} belongs to root" in said
     assert "STACK_STATE" in said
 
@@ -137,3 +157,14 @@ def test_an_old_python_is_named_with_its_version(nobody: Nobody) -> None:
         assert "is 3.10.4" in nobody.run("status", code=3)
     finally:
         nobody.environ["STACK_PYTHON"] = PYTHON
+
+
+def test_reset_gives_the_fresh_clone_back(nobody: Nobody) -> None:
+    """Last: the tool deletes the environment that it runs from, and makes it again when asked."""
+    nobody.run("up", "redis")
+    assert "./stack reset --yes" in nobody.run("reset", code=2)
+    said = nobody.run("reset", "--yes")
+    assert f"deleted {nobody.state / 'data'}\n" in said
+    assert f"deleted {nobody.state / 'venvs'}\n" in said
+    assert not nobody.state.exists()
+    assert nobody.processes() == []

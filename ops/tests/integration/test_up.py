@@ -1,5 +1,6 @@
 """Servers that are up: private, on loopback, idempotent, brought back when killed."""
 
+import random
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from conftest import SERVERS, Stack, wait_until
 
-from stack import health
+from stack import health, ports, services, settings
 from stack.health import UnhealthyError
 from stack.services import by_name
 
@@ -21,6 +22,12 @@ def is_healthy(stack: Stack, name: str) -> bool:
         by_name([name])[0].health(stack.instance)
         return True
     return False
+
+
+def free_offset() -> int:
+    """An offset at which every default port is free."""
+    offsets = random.sample(range(100, 7000), 200)
+    return next(o for o in offsets if not any(ports.is_busy(port.default + o) for port in services.PORTS))
 
 
 def test_up_again_says_so_at_once_and_touches_nothing(live: Stack) -> None:
@@ -137,6 +144,67 @@ def test_a_stopped_service_stays_stopped_and_starts_again(live: Stack) -> None:
     assert is_healthy(live, "redis")
 
 
+def test_doctor_finds_a_live_stack_well(live: Stack) -> None:
+    said = live.run("doctor")
+    assert not re.findall(r"^problem.*", said, re.MULTILINE)
+    for name, user in (("postgres", "project"), ("redis", "the default user"), ("rabbitmq", "project")):
+        assert re.search(rf"^ok +{name} login +logged in as {user}$", said, re.MULTILINE), said
+    for variable, number in live.ports.items():
+        state = "is free" if variable == "API_PORT" else ", in use by this stack"
+        assert re.search(rf"^ok +{variable} +{number} ?{state}$", said, re.MULTILINE), said
+    assert not [secret for secret in live.secrets() if secret in said]
+
+
+def test_doctor_finds_credentials_that_servers_refuse_and_those_that_are_gone(live: Stack) -> None:
+    env = live.state / "env"
+    good = env.read_text()
+    try:
+        settings.write(env, {**settings.read(env), "REDIS_PASSWORD": "wrong", "POSTGRES_PASSWORD": "wrong"})
+        said = live.run("doctor", code=1)
+        assert re.search(r"^problem +redis login .*WRONGPASS", said, re.MULTILINE), said
+        assert re.search(r"^problem +postgres login .*password authentication failed", said, re.MULTILINE), said
+        assert re.search(r"^ok +rabbitmq login", said, re.MULTILINE), said
+        env.unlink()
+        said = live.run("doctor", code=3)
+        assert re.search(r"^problem +settings .*credentials are gone", said, re.MULTILINE), said
+    finally:
+        env.write_text(good)
+
+
+def test_doctor_names_the_stranger_on_our_port(live: Stack, new_stack: Stack) -> None:
+    new_stack.environ["REDIS_PORT"] = live.ports["REDIS_PORT"]
+    pid = live.process("redis-server").pid
+    said = new_stack.run("doctor", code=3)
+    assert re.search(rf"^problem +REDIS_PORT .* taken by redis-server \(pid {pid}\)$", said, re.MULTILINE), said
+    assert not new_stack.state.exists()
+
+
+def test_restart_gives_new_processes_to_the_named_and_leaves_the_others(live: Stack) -> None:
+    redis, postgres = live.process("redis-server").pid, live.process("postgres").pid
+    said = live.run("restart", "redis")
+    assert re.search(r"^redis +stopped .*\n(.*\n)*redis +ready", said, re.MULTILINE), said
+    assert "postgres" not in said
+    assert live.process("redis-server").pid != redis
+    assert live.process("postgres").pid == postgres
+    assert is_healthy(live, "redis")
+
+
+def test_two_stacks_side_by_side(live: Stack, new_stack: Stack) -> None:
+    for variable in new_stack.ports:
+        del new_stack.environ[variable]
+    new_stack.environ["STACK_PORT_OFFSET"] = str(free_offset())
+    new_stack.run("up", *SERVERS)
+    del new_stack.environ["STACK_PORT_OFFSET"]  # it is remembered
+    assert all(is_healthy(stack, name) for stack in (live, new_stack) for name in SERVERS)
+    assert new_stack.instance.port("REDIS_PORT") == 6379 + int(new_stack.instance["STACK_PORT_OFFSET"])
+    live.run("stop", "redis")
+    assert is_healthy(new_stack, "redis")
+    live.run("start", "redis")
+    new_stack.run("down")
+    assert new_stack.processes() == []
+    assert all(is_healthy(live, name) for name in SERVERS)
+
+
 @pytest.mark.parametrize(
     ("name", "process"), [("redis", "redis-server"), ("postgres", "postgres"), ("rabbitmq", "beam.smp")]
 )
@@ -168,7 +236,20 @@ def test_a_killed_supervisor_leaves_nothing_and_up_works_again(live: Stack) -> N
     assert alive == []
     assert live.processes() == []
     assert "The stack is down" in live.run("status")
+    said = live.run("doctor")
+    assert re.search(r"^warning +supervisor +the stack is down; a killed", said, re.MULTILINE), said
+    assert re.search(r"^ok +redis login +not tried: the stack is down$", said, re.MULTILINE), said
     live.run("up", "postgres", "redis")  # without RabbitMQ's 8 s: e2e brings up everything again
+
+
+def test_restart_of_all_leaves_what_is_stopped(live: Stack) -> None:
+    live.run("stop", "redis")
+    before = live.process("postgres").pid
+    said = live.run("restart")  # RabbitMQ has not been started since the supervisor was killed
+    assert live.process("postgres").pid != before
+    assert "rabbitmq" not in said
+    assert re.search(r"redis +stopped", live.run("status"))
+    live.run("start", "redis")
 
 
 def test_down_leaves_no_process_and_keeps_the_data(live: Stack) -> None:

@@ -1,6 +1,7 @@
 """The command line: help, wrong names, exit codes, no tracebacks."""
 
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-def stack(state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def stack(state: Path, *words: str, stdin: int = subprocess.DEVNULL) -> "subprocess.CompletedProcess[str]":
     environ = {"PATH": os.environ["PATH"], "STACK_ROOT": str(ROOT), "STACK_STATE": str(state), "PYTHONPATH": "."}
     return subprocess.run(
         [sys.executable, "-m", "stack", *words],
         cwd=ROOT / "ops",
         env=environ,
+        stdin=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -26,7 +28,20 @@ def stack(state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = stack(tmp_path, "--help")
     assert done.returncode == 0
-    for command in ("up", "down", "status", "stop", "start", "logs", "urls", "test", "lock"):
+    for command in (
+        "up",
+        "down",
+        "status",
+        "stop",
+        "start",
+        "restart",
+        "logs",
+        "urls",
+        "test",
+        "lock",
+        "doctor",
+        "reset",
+    ):
         assert re.search(rf"^\W+{command}\s", done.stdout, re.MULTILINE), command
 
 
@@ -39,7 +54,12 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["test", "nope"], 2, "suites: lint, types, imports, contracts"),
         (["stop"], 2, "Missing argument"),
         (["nope"], 2, "No such command"),
+        (["logs", "--request", ""], 2, "--request ID"),
+        (["logs", "--task", "nope"], 1, "carries task nope"),
         (["stop", "redis"], 1, "the stack is down"),
+        (["restart"], 1, "to start it: ./stack up"),
+        (["restart", "redis"], 1, "to start it: ./stack up"),
+        (["reset"], 2, "./stack reset --yes"),
         (["start", "redis"], 1, "./stack up redis"),
     ],
 )
@@ -59,6 +79,9 @@ def test_looking_at_a_stack_that_never_was_up_works_and_makes_nothing(tmp_path: 
     assert "http://127.0.0.1:5000/docs" in urls.stdout
     assert "http://127.0.0.1:15672" in urls.stdout
     assert stack(state, "logs").returncode == 0
+    doctor = stack(state, "doctor")
+    assert re.search(r"^ok +supervisor +the stack is down$", doctor.stdout, re.MULTILINE)
+    assert re.search(rf"^ok +state folder +{state} will be made in {tmp_path}$", doctor.stdout, re.MULTILINE)
     assert not state.exists()
 
 
@@ -81,3 +104,44 @@ def test_down_volumes_deletes_nothing_outside_and_keeps_environments(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert (outside / "precious").exists()
     assert sorted(place.name for place in state.iterdir()) == ["cache", "venvs"]
+
+
+def test_reset_deletes_what_stack_makes_and_nothing_else(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").touch()
+    state = tmp_path / "state"
+    for made in ("venvs/ops/bin", "bootstrap/bin", "cache/ruff", "logs", "test-abc/run", "test-mine"):
+        (state / made).mkdir(parents=True)
+    (state / "test-abc/run/lock").touch()
+    (state / "env").write_text("broken '\n")
+    (state / "data").symlink_to(outside)
+    (state / "mine").touch()
+    done = stack(state, "reset", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert (outside / "precious").exists()
+    assert sorted(place.name for place in state.iterdir()) == ["mine", "test-mine"]
+    for name in ("venvs", "bootstrap", "cache", "logs", "env", "data", "test-abc", "run"):
+        assert f"deleted {state / name}\n" in done.stdout
+    assert f"deleted {state}\n" not in done.stdout
+
+
+def test_reset_deletes_an_empty_state_folder(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert f"deleted {state}\n" in stack(state, "reset", "--yes").stdout
+    assert not state.exists()
+
+
+@pytest.mark.parametrize(("answer", "is_deleted"), [("n\n", False), ("\n", False), ("y\n", True)])
+def test_reset_asks_on_a_terminal(tmp_path: Path, answer: str, is_deleted: bool) -> None:
+    state = tmp_path / "state"
+    (state / "data").mkdir(parents=True)
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        done = stack(state, "reset", stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert str(state) in done.stdout
+    assert (done.returncode, state.exists()) == ((0, False) if is_deleted else (1, True))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stack import settings
 from stack.errors import MachineNotReadyError, UsageError
+from stack.ports import OFFSET
 from stack.services import PORTS
 
 VALUES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=40)
@@ -45,9 +46,10 @@ def test_the_file_is_private_even_when_it_replaces_a_public_one(tmp_path: Path) 
     assert [place.name for place in tmp_path.iterdir()] == ["env"]
 
 
-def test_a_broken_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["nonsense", "B='no end", "B=1 2"])
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "env"
-    path.write_text("A=1\nnonsense\n")
+    path.write_text(f"A=1\n{line}\n")
     with pytest.raises(MachineNotReadyError, match="line 2"):
         settings.read(path)
 
@@ -103,3 +105,39 @@ def test_a_running_stack_cannot_be_moved() -> None:
     with pytest.raises(MachineNotReadyError, match="up with API_PORT=5000"):
         settle(remembered, {"API_PORT": "5001"}, is_up=True)
     assert settle(remembered, {"API_PORT": "5000"}, is_up=True) == remembered
+
+
+def test_what_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "env").write_bytes(b"A=\xff\n")
+    for path in (tmp_path / "env", tmp_path):
+        with pytest.raises(MachineNotReadyError, match="cannot read"):
+            settings.read(path)
+
+
+def moved(values: dict[str, str], port: str) -> int:
+    return int(values[port]) - int(settings.defaults(PORTS)[port])
+
+
+def test_an_offset_moves_every_port_and_is_remembered() -> None:
+    values = settle(settle({}, {OFFSET: "100"}), {})
+    assert {moved(values, port.variable) for port in PORTS} == {100}
+
+
+def test_a_ports_own_variable_wins_over_the_offset_then_and_later() -> None:
+    values = settle({}, {OFFSET: "100", "API_PORT": "5009"})
+    assert (values["API_PORT"], values["REDIS_PORT"]) == ("5009", "6479")
+    values = settle(values, {OFFSET: "200"})
+    assert (values["API_PORT"], values["REDIS_PORT"]) == ("5009", "6579")
+    values = settle(values, {OFFSET: "0"})
+    assert (values["API_PORT"], values["REDIS_PORT"]) == ("5009", "6379")
+
+
+@pytest.mark.parametrize("value", ["abc", "1.5", "60000", "-5000"])
+def test_an_offset_that_gives_no_ports_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match="is no"):
+        settle({}, {OFFSET: value})
+
+
+def test_a_running_stack_is_not_shifted() -> None:
+    with pytest.raises(MachineNotReadyError, match=f"up with {OFFSET}=0"):
+        settle(settle({}, {}), {OFFSET: "100"}, is_up=True)
