@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from clone import Clone, wait_until
 
 
@@ -31,6 +32,14 @@ def test_a_long_chain_has_an_exact_result(http: httpx.Client) -> None:
         "/v1/workflows/chain", json={"integer": -(2**53 - 1), "n": 100}, headers={"Prefer": "wait=60"}
     )
     assert json.loads(response.text)["result"] == (2**53 - 1) ** 100
+
+
+@pytest.mark.parametrize(("workflow", "expected"), [("group", [*range(3, 3001, 3)]), ("chord", 1_501_500)])
+def test_the_largest_workflows(http: httpx.Client, workflow: str, expected: object) -> None:
+    body = {"integer": 3, "n": 1000}
+    response = http.post(f"/v1/workflows/{workflow}", json=body, headers={"Prefer": "wait=60"})
+    assert response.status_code == 200, response.text
+    assert response.json()["result"] == expected
 
 
 def test_world_statistics(http: httpx.Client, stack: Clone) -> None:
