@@ -244,10 +244,13 @@ def _install(service: Service, instance: Instance, board: Board, cancelled: thre
 def _start_one(
     service: Service, instance: Instance, supervisor: Supervisor, board: Board, cancelled: threading.Event
 ) -> None:
-    if _has_ended(service, supervisor):
+    # Some may run already: an `up` that was killed had started the first, or the main one has given up alone.
+    ended = [program for program in service.programs if supervisor.state(program.name).has_ended]
+    if ended:
         board.report(service.name, "starting")
-        service.prepare(instance)
-        for program in service.programs:
+        if service.programs[-1] in ended:  # the main one: its data is not touched while it runs
+            service.prepare(instance)
+        for program in ended:
             supervisor.start(program.name)
     deadline = time.monotonic() + service.health_deadline
     starts: set[tuple[str, int]] = set()

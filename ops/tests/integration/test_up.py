@@ -15,6 +15,7 @@ from conftest import SERVERS, Stack, wait_until
 from stack import health, ports, services, settings
 from stack.health import UnhealthyError
 from stack.services import by_name
+from stack.supervision import Supervisor
 
 
 def is_healthy(stack: Stack, name: str) -> bool:
@@ -142,6 +143,15 @@ def test_a_stopped_service_stays_stopped_and_starts_again(live: Stack) -> None:
     assert is_healthy(live, "postgres")
     live.run("start", "redis")
     assert is_healthy(live, "redis")
+
+
+def test_up_completes_a_service_of_which_only_a_part_runs(live: Stack) -> None:
+    supervisor = Supervisor(live.instance)
+    supervisor.stop("rabbitmq")
+    supervisor.wait_ended("rabbitmq", 40)
+    assert supervisor.state("epmd").is_running
+    live.run("up", "rabbitmq")
+    assert is_healthy(live, "rabbitmq")
 
 
 def test_doctor_finds_a_live_stack_well(live: Stack) -> None:
