@@ -31,6 +31,7 @@ def assert_problem(response: httpx.Response, *statuses: int) -> None:
         "1.0",
         "true",
         '"1"',
+        '" 5 "',
         "9007199254740992",
         "NaN",
         "Infinity",
