@@ -18,7 +18,7 @@ from clone import Clone
 from playwright.sync_api import Page, Request, sync_playwright
 
 HERE = Path(__file__).parent
-EXAMPLES = 100 if os.environ.get("STACK_TEST_ALL") else 10  # per operation and phase
+EXAMPLES = 100 if float(os.environ.get("FAULT_SCALE", "0")) else 10  # per operation and phase
 
 # `./stack test` installs Debian's when there is none.
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)

@@ -23,7 +23,7 @@ from clone import MULTIPLY, Clone, wait_until
 
 WORDS = {"postgres": "bin/postgres", "redis": "redis-server", "rabbitmq": "beam.smp"}
 CHECKS = {"postgres": "database", "redis": "result_backend", "rabbitmq": "broker"}
-OUTAGE = 60 if os.environ.get("STACK_TEST_ALL") else 0  # s more than a stop and a start take
+OUTAGE = 60 if float(os.environ.get("FAULT_SCALE", "0")) else 0  # s more than a stop and a start take
 FROZEN = 8  # s; longer than every time-out of the API, shorter than what makes peers give up
 
 

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from stack import folders, lifecycle, locks, logs, selftest, services, status
+from stack.bench import session as benchmark
 from stack.doctor import checks
 from stack.errors import StackError, UsageError
 from stack.instance import Instance
@@ -182,6 +183,18 @@ def test(
         _instance(), suites or [], context.obj, everything=everything, environ=os.environ, console=console
     )
     if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ROW...]", help="all when none is named")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="long enough to publish: writes benchmarks/RESULTS.md")
+    ] = False,
+) -> None:
+    """Measure our library beside every peer, on servers of its own; quick without --full (.stack/bench/)."""
+    if not benchmark.run(_instance(), names or [], is_full=full, console=console):
         raise typer.Exit(1)
 
 

@@ -129,7 +129,8 @@ def delete_everything(instance: Instance) -> list[Path]:
     """
     # In this order: an interrupted deletion has lost no secret of data that is still there, and the tool, which
     # runs from its own environment, is there to the end.
-    names = ["data", "config", "env", "env.new", "logs", "cache", "bootstrap", "bootstrap.lock", "venvs", "run"]
+    names = ["data", "config", "env", "env.new", "logs", "cache", "bench", "bootstrap"]
+    names += ["bootstrap.lock", "venvs", "run"]
     deleted = _delete([*nested(instance), *(instance.state / name for name in names)])
     with suppress(OSError):  # not empty, or a link to a folder elsewhere
         instance.state.rmdir()
@@ -138,8 +139,9 @@ def delete_everything(instance: Instance) -> list[Path]:
 
 
 def nested(instance: Instance) -> list[Path]:
-    """Return the state folders of test sessions in this one."""
-    return sorted(lock.parents[1] for lock in instance.state.glob("test-*/run/lock"))
+    """Return the state folders of test sessions and benchmarks in this one."""
+    found = [lock for kind in ("test", "bench") for lock in instance.state.glob(f"{kind}-*/run/lock")]
+    return sorted(lock.parents[1] for lock in found)
 
 
 def _delete(paths: Iterable[Path]) -> list[Path]:

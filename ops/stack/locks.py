@@ -1,9 +1,9 @@
 """Locked requirements: what every environment installs, and what pip users install.
 
 How it works: `uv pip compile` turns the requirements.in files into locks with hashes, for every platform; each
-later lock is constrained by the earlier ones, so that shared packages have one version everywhere. The projects'
-requirements.txt is the same set without hashes plus our libraries as folders, because pip refuses hashes beside
-local folders. No index address stands in any of them.
+later lock is constrained by the earlier ones, so that shared packages have one version everywhere (but for what
+the benchmarks compare us with). The projects' requirements.txt is the same set without hashes plus our libraries
+as folders, because pip refuses hashes beside local folders. No index address stands in any of them.
 
 What belongs here: which lock is made from what.
 """
@@ -41,6 +41,26 @@ LOCKS = (
     Lock(path=_DEV, sources=("requirements-dev.in",), constraints=(_API, _WORKER, _OPS)),
 )
 
+
+def _of_benchmark(folder: str, *sources: str, constraints: tuple[str, ...] = ()) -> Lock:
+    return Lock(
+        path=f"benchmarks/{folder}/requirements.lock",
+        sources=(f"benchmarks/{folder}/requirements.in", *sources),
+        constraints=constraints,
+    )
+
+
+BENCHMARKS = (
+    # Celery and our library in the versions that the projects run.
+    _of_benchmark("contenders/celery", constraints=(_API,)),
+    _of_benchmark("contenders/async_celery", "libs/async-celery/pyproject.toml", constraints=(_API,)),
+    # Each peer in its newest version, which may need another redis-py than ours: constrained by nothing.
+    *(_of_benchmark(f"contenders/{name}") for name in ("taskiq", "aio_celery", "dramatiq", "aiormq", "arq")),
+    _of_benchmark("contenders/limits", constraints=(_API,)),
+    _of_benchmark("plots"),
+)
+"""The locks of `./stack bench`: every contender runs in an environment of its own."""
+
 _HEADER = """\
 # What `pip install -r requirements.txt` installs. Written by `./stack lock` from requirements.lock, without the
 # hashes: pip refuses them beside local folders. Change requirements.in, then run `./stack lock`.
@@ -60,7 +80,7 @@ def write_all(instance: Instance, *, upgrade: bool) -> Iterator[Path]:
     Raises:
         StackError: The requirements contradict each other, or the index does not answer.
     """
-    for lock in LOCKS:
+    for lock in (*LOCKS, *BENCHMARKS):
         _compile(lock, instance.repository, upgrade=upgrade)
         yield instance.repository / lock.path
     for project in PROJECTS:

@@ -46,7 +46,7 @@ def run_all(
         home: The instance in whose state folder environments and logs are kept.
         names: Checks and suites.
         arguments: For pytest.
-        everything: Whether the tests' longer variants run, too (STACK_TEST_ALL=1).
+        everything: Whether the tests' longer variants run, too (FAULT_SCALE=1, unless it is set).
         environ: The environment of the command.
         console: Where the report goes.
 
@@ -62,7 +62,7 @@ def run_all(
     ours = {*_NOT_FOR_TESTS, *settings.SECRETS, *settings.defaults(services.PORTS)}
     clean = {key: value for key, value in environ.items() if key not in ours}  # no test may meet a live stack
     if everything:
-        clean["STACK_TEST_ALL"] = "1"
+        clean.setdefault("FAULT_SCALE", "1")
     outcomes = []
     if missing := packages.missing(package for suite in suites for package in suite.packages):
         console.print(f"installing {', '.join(package.name for package in missing)} ...", highlight=False)

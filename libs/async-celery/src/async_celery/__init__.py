@@ -10,6 +10,7 @@ from async_celery.client import AsyncCelery
 from async_celery.errors import (
     AsyncCeleryError,
     BackendError,
+    Blocked,
     Nacked,
     PayloadError,
     PublishError,
@@ -30,6 +31,7 @@ __all__ = [
     "AsyncCelery",
     "AsyncCeleryError",
     "BackendError",
+    "Blocked",
     "GroupHandle",
     "Nacked",
     "OnTimeout",

@@ -3,20 +3,23 @@
 How it works: Celery gives a task the id that stands in its `task_id` option, whatever it does to the canvas on
 the way (a group before a task becomes a chord, nested chains are spliced, the rest of a chain is published by the
 worker). So `freeze` copies the canvas, puts an id into every task, and keeps the tree: the result of a workflow
-is then found by ids, long after Celery has forgotten its shape. Four traps of Celery are disarmed in the copy:
+is then found by ids, long after Celery has forgotten its shape. Five traps of Celery are disarmed in the copy:
 
 - a signature made without `app=` belongs to whatever app is current in the thread that publishes it;
 - a signature used twice, or frozen before, carries the ids of its first use;
 - inside a chain, a group of one is unrolled, and the next task gets a value in place of a list: an explicit
   chord is not;
-- nested groups are flattened, in reverse order when they are a chord's header: flattened here, in order.
+- nested groups are flattened, in reverse order when they are a chord's header or follow a task: flattened here, in
+  order;
+- chunks inside another canvas give the ids of their results: they are the group here that they are elsewhere.
 
 What belongs here: the shape of workflows. Publishing is the transport's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from celery import canvas as celery_canvas
 
@@ -31,7 +34,12 @@ _OPTIONS_OF_ONE_RUN = {"task_id", "group_id", "group_index", "chord", "root_id",
 
 
 def freeze(
-    canvas: Mapping[str, Any], app: "Celery", *, workflow_id: str, expires: str
+    canvas: Mapping[str, Any],
+    app: "Celery",
+    *,
+    workflow_id: str,
+    expires: str,
+    new_child_id: Callable[[], str],
 ) -> tuple["celery_canvas.Signature[Any]", TaskNode]:
     """Return a publishable copy of a canvas, and the tree of its ids. The canvas itself is left as it is.
 
@@ -41,19 +49,26 @@ def freeze(
         workflow_id: the id of the whole: of the last task, of the group, of the chord's body.
         expires: an ISO 8601 time, after which a task that has not started never does. Absolute, because a
             worker publishes a chain's later tasks; a task that has its own `expires` keeps it.
+        new_child_id: returns a new id for each other task and group.
 
     Raises:
         PayloadError: there is nothing to run in it, or it is no canvas.
     """
-    return _Freezer(app, expires).freeze(canvas, workflow_id)
+    return _Freezer(app, expires, new_child_id).freeze(canvas, workflow_id)
+
+
+def has_more_tasks_than(limit: int, canvas: Any) -> bool:
+    """Return whether a canvas has more than `limit` tasks, in a time that does not grow with the canvas."""
+    return sum(1 for _ in islice(_tasks(canvas), limit + 1)) > limit
 
 
 class _Freezer:
     """The recursion, with what is the same on every level."""
 
-    def __init__(self, app: "Celery", expires: str) -> None:
+    def __init__(self, app: "Celery", expires: str, new_child_id: Callable[[], str]) -> None:
         self._app = app
         self._expires = expires
+        self._new_child_id = new_child_id
 
     def freeze(
         self, canvas: Mapping[str, Any], result_id: str
@@ -69,9 +84,8 @@ class _Freezer:
             case "chord":
                 header, body = canvas["kwargs"]["header"], canvas["kwargs"]["body"]
                 return self._freeze_chord(header, body, result_id, _options(canvas))
-            case _ if canvas["task"] == "celery.chunks":
-                chunks = celery_canvas.chunks(**canvas["kwargs"], app=self._app)
-                return self.freeze(chunks.group(), result_id)
+            case _ if _is_chunks(canvas):
+                return self.freeze(_group_of(canvas), result_id)
             case _:
                 return self._freeze_task(canvas, result_id)
 
@@ -79,7 +93,7 @@ class _Freezer:
         self, task: Mapping[str, Any], task_id: str
     ) -> tuple["celery_canvas.Signature[Any]", TaskNode]:
         options = {"expires": self._expires, **_options(task), "task_id": task_id}
-        copy = celery_canvas.Signature.from_dict({**task, "options": options}, app=self._app)
+        copy = _Task({**task, "options": options}, app=self._app)
         return copy, TaskNode(kind=NodeKind.TASK, id=task_id, name=task["task"])
 
     def _freeze_chain(
@@ -88,7 +102,7 @@ class _Freezer:
         steps = _with_explicit_chords(_spliced(_members(chain)))
         if not steps:
             raise PayloadError("an empty chain has nothing to run")
-        ids = [*(_child_id() for _ in steps[1:]), result_id]
+        ids = [*(self._new_child_id() for _ in steps[1:]), result_id]
         frozen = [self.freeze(step, step_id) for step, step_id in zip(steps, ids, strict=True)]
         # Given as one list, the steps are taken as they are: `chain(*steps)` would fold them with `|`.
         copies: Any = [step for step, _ in frozen]
@@ -101,7 +115,7 @@ class _Freezer:
     def _freeze_group(
         self, members: Iterable[Mapping[str, Any]], group_id: str, options: Mapping[str, Any]
     ) -> tuple["celery_canvas.Signature[Any]", TaskNode]:
-        frozen = [self.freeze(member, _child_id()) for member in members]
+        frozen = [self.freeze(member, self._new_child_id()) for member in members]
         if not frozen:
             raise PayloadError("an empty group has nothing to run")
         copy = celery_canvas.group(
@@ -116,7 +130,7 @@ class _Freezer:
         if not body:
             raise PayloadError("a chord without a body has no result: give it one, or send its header as a group")
         members = _members(header) if isinstance(header, Mapping) else header
-        frozen = [self.freeze(member, _child_id()) for member in _flattened(members)]
+        frozen = [self.freeze(member, self._new_child_id()) for member in _flattened(members)]
         if not frozen:
             raise PayloadError("a chord with an empty header has nothing to wait for: send its body alone")
         body_copy, body_node = self.freeze(body, body_id)
@@ -125,8 +139,37 @@ class _Freezer:
         return copy, TaskNode(kind=NodeKind.CHORD, id=body_id, name=NodeKind.CHORD, children=nodes)
 
 
-def _child_id() -> str:
-    return str(uuid4())
+class _Task(celery_canvas.Signature[Any]):
+    """A task of a frozen copy: what Celery does to each of them several times on the way, done cheaply.
+
+    By name: never by the task that may be registered under this name here.
+    """
+
+    _app: Any
+
+    def __init__(self, fields: Any, app: Any) -> None:
+        super().__init__(fields, app=app)
+
+    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> "celery_canvas.Signature[Any]":
+        """Copy; not as deeply as Celery does where it makes no difference.
+
+        Celery copies the body of a chord with every task of its header. Nothing changes it any more by then.
+        """
+        if args or kwargs or options or any(isinstance(value, list) for value in self.options.values()):
+            return super().clone(args, kwargs, **options)
+        return _Task({**self, "kwargs": dict(self["kwargs"]), "options": dict(self.options)}, app=self._app)
+
+    # Celery's decodes names that are bytes; there are none, and JSON encoders ask for every signature's items.
+    items = dict.items
+
+    @property
+    def AsyncResult(self) -> Any:  # noqa: N802 (Celery's name)
+        """What stands for its result."""
+        return self._app.AsyncResult
+
+    @property
+    def _apply_async(self) -> Any:
+        return partial(self._app.send_task, self["task"])
 
 
 def _options(canvas: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,10 +185,42 @@ def _is(canvas: Mapping[str, Any], kind: NodeKind) -> bool:
     return isinstance(canvas, Mapping) and canvas.get("subtask_type") == kind
 
 
+def _is_chunks(canvas: Any) -> bool:
+    return isinstance(canvas, Mapping) and canvas.get("task") == "celery.chunks"
+
+
+def _group_of(chunks: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the group that chunks are short for."""
+    parts = list(celery_canvas.chunks(**chunks["kwargs"]).group().tasks)
+    for part in parts:
+        part.set(**_options(chunks))
+    return {"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": parts}, "options": {}}
+
+
+def _tasks(canvas: Any) -> Iterator[Any]:
+    """Yield something for every task of a canvas, and for what is none: `freeze` will refuse it."""
+    kind = canvas.get("subtask_type") if isinstance(canvas, Mapping) else None
+    if kind in ("chain", "group"):
+        for member in _members(canvas):
+            yield from _tasks(member)
+    elif kind == "chord":
+        header = canvas["kwargs"]["header"]
+        for member in _members(header) if isinstance(header, Mapping) else header:
+            yield from _tasks(member)
+        yield from _tasks(canvas["kwargs"]["body"])
+    elif _is_chunks(canvas):
+        # It may hold an iterator, and that is `freeze`'s to use up: taken for large.
+        yield from repeat(canvas)
+    else:
+        yield canvas
+
+
 def _flattened(members: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Yield a group's members, with those of groups in it in their place."""
     for member in members:
-        if _is(member, NodeKind.GROUP):
+        if _is_chunks(member):
+            yield from _members(_group_of(member))
+        elif _is(member, NodeKind.GROUP):
             yield from _flattened(_members(member))
         else:
             yield member
@@ -157,7 +232,7 @@ def _spliced(steps: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         if _is(step, NodeKind.CHAIN):
             yield from _spliced(_members(step))
         else:
-            yield step
+            yield _group_of(step) if _is_chunks(step) else step
 
 
 def _with_explicit_chords(steps: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

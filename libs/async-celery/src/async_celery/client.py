@@ -1,10 +1,17 @@
 """AsyncCelery: send Celery tasks and workflows from asyncio.
 
 How it works: `send_task` and `submit` give an id that speaks for itself (`task_ids.py`), hand the message to
-the transport, and return a handle once the broker has confirmed it. Nothing here blocks the loop, knows a task's
-code, or decides policy: queues, timeouts and names are the caller's.
+the broker, and return a handle once it has confirmed. The URLs of the Celery app choose the ways out and back:
 
-What belongs here: the public entry point. Handles are in `handle.py`, the wire in the transport.
+    broker   amqp, amqps, pyamqp            publisher.py    asyncio, pipelined confirms
+             anything else Celery knows     threads.py      Celery's own code in threads
+    backend  redis, rediss, redis+socket    results.py      pushed over one connection
+             anything else Celery knows     threads.py      polled, with backoff
+
+Nothing here blocks the loop, knows a task's code, or decides policy: queues, timeouts and names are the caller's.
+
+What belongs here: the public entry point. Handles are in `handle.py`, the wire behind `types.Broker` and
+`types.Backend`.
 """
 
 import math
@@ -14,10 +21,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from async_celery.errors import TransportError
-from async_celery.handle import GroupHandle, TaskHandle
+from async_celery.handle import GroupHandle, Link, TaskHandle
+from async_celery.publisher import AmqpBroker
+from async_celery.recording import CeleryRecorder
+from async_celery.results import RedisBackend
 from async_celery.task_ids import TaskIds
-from async_celery.threads import ThreadsTransport
-from async_celery.types import NodeKind, TaskMessage, Transport
+from async_celery.threads import ThreadsBackend, ThreadsBroker
+from async_celery.types import Backend, Broker, NodeKind, Recorder, TaskMessage
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -41,22 +51,24 @@ class AsyncCelery:
         publish_timeout: float = 2.0,
         backend_timeout: float = 2.0,
         task_deadline: float = 3600.0,
+        max_in_flight: int = 1000,
         max_threads: int = 16,
     ) -> None:
         """Take a configured Celery app; it is read, never changed, and opens no connection.
 
         Args:
-            celery_app: with `broker_url`, `result_backend` (Redis) and
-                `broker_transport_options={"confirm_publish": True}`; see `threads.py` for what else counts.
+            celery_app: with `broker_url` and `result_backend`; README.md lists the settings that count.
             task_id_key: the MAC key of ids, at least 16 bytes; the same in all replicas and after a restart.
             publish_timeout: in s, how long the broker may take to confirm.
             backend_timeout: in s, how long the result backend may take to answer.
             task_deadline: in s after acceptance; what has not started by then never does.
-            max_threads: how many calls to the broker, and how many to the backend, are under way at once. A
-                thread more is also one more to compete with the loop for the interpreter.
+            max_in_flight: how many messages an AMQP broker may have unconfirmed; further sends wait.
+            max_threads: for other brokers and backends, how many calls to each are under way at once. A thread
+                more is also one more to compete with the loop for the interpreter.
 
         Raises:
-            ValueError: a setting without which a promise of this library does not hold.
+            ValueError: a setting without which a promise of this library does not hold, or a URL that it cannot
+                serve.
         """
         results_live = _seconds(celery_app.conf.result_expires)
         if results_live < task_deadline:
@@ -64,14 +76,39 @@ class AsyncCelery:
                 f"result_expires ({results_live:g} s) is shorter than task_deadline ({task_deadline:g} s): "
                 "a result could be gone while its task still counts as queued; raise the one or lower the other"
             )
-        self._ids = TaskIds(task_id_key)
-        self._task_deadline = timedelta(seconds=task_deadline)
-        self._transport: Transport = ThreadsTransport(
-            celery_app,
-            publish_timeout=publish_timeout,
-            backend_timeout=backend_timeout,
-            max_threads=max_threads,
+        ids = TaskIds(task_id_key)
+        recorder = CeleryRecorder(celery_app, new_child_id=ids.child)
+        broker: Broker
+        if _scheme(celery_app.conf.broker_write_url or celery_app.conf.broker_url) in _AMQP:
+            broker = AmqpBroker(
+                celery_app, recorder=recorder, publish_timeout=publish_timeout, max_in_flight=max_in_flight
+            )
+        else:
+            broker = ThreadsBroker(
+                celery_app, recorder=recorder, publish_timeout=publish_timeout, max_threads=max_threads
+            )
+        if not celery_app.conf.result_backend:
+            raise ValueError("the Celery app keeps no results: set result_backend, to a redis:// URL for example")
+        backend: Backend
+        if _scheme(celery_app.conf.result_backend) in _REDIS:
+            backend = RedisBackend(celery_app, ids=ids, backend_timeout=backend_timeout)
+        else:
+            backend = ThreadsBackend(celery_app, backend_timeout=backend_timeout, max_threads=max_threads)
+        self._assemble(
+            ids=ids,
+            recorder=recorder,
+            broker=broker,
+            backend=backend,
+            task_deadline=timedelta(seconds=task_deadline),
         )
+
+    def _assemble(
+        self, *, ids: TaskIds, recorder: Recorder, broker: Broker, backend: Backend, task_deadline: timedelta
+    ) -> None:
+        """Take the parts; `testing.FakeCelery` brings others."""
+        self._ids = ids
+        self._recorder = recorder
+        self._link = Link(broker, backend, task_deadline)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -93,6 +130,8 @@ class AsyncCelery:
         serializer: str = ...,
         task_id: str | None = ...,
         expires: float | None = ...,
+        countdown: float | None = ...,
+        priority: int | None = ...,
         headers: Mapping[str, Any] | None = ...,
         result_type: None = ...,
     ) -> TaskHandle[Any]: ...
@@ -108,6 +147,8 @@ class AsyncCelery:
         serializer: str = ...,
         task_id: str | None = ...,
         expires: float | None = ...,
+        countdown: float | None = ...,
+        priority: int | None = ...,
         headers: Mapping[str, Any] | None = ...,
         result_type: Callable[[Any], R],
     ) -> TaskHandle[R]: ...
@@ -122,6 +163,8 @@ class AsyncCelery:
         serializer: str = "json",
         task_id: str | None = None,
         expires: float | None = None,
+        countdown: float | None = None,
+        priority: int | None = None,
         headers: Mapping[str, Any] | None = None,
         result_type: Callable[[Any], Any] | None = None,
     ) -> TaskHandle[Any]:
@@ -135,7 +178,10 @@ class AsyncCelery:
             serializer: kombu's name of it.
             task_id: an id of the caller's. Only this handle, not one made from the id later, can tell it from an
                 unknown one before it starts; so leave it out unless a send is repeated.
-            expires: in s from now; what has not started by then never does. The task's deadline when None.
+            expires: in s from now; what has not started by then never does, and an AMQP broker drops it. The
+                task's deadline when None.
+            countdown: in s from now; it does not start earlier.
+            priority: the broker's, 0 to 255; a queue without priorities ignores it.
             headers: additional message headers.
             result_type: called with the JSON result (`int`, a pydantic model's `model_validate`); its return
                 type is the handle's.
@@ -143,10 +189,19 @@ class AsyncCelery:
         Raises:
             PublishError: the broker did not confirm; after a `PublishTimeout` it may yet have the message.
             PayloadError: the arguments cannot be serialised; nothing was sent.
-            ValueError: `expires` is not within the task's deadline.
+            ValueError: `expires` is not within the task's deadline, `countdown` not within `expires`, `priority`
+                not a byte.
         """
         self._check_open()
         accepted_at = datetime.now(UTC)
+        lifetime = self._lifetime(expires)
+        if countdown is not None and not 0 <= countdown < lifetime.total_seconds():
+            raise ValueError(
+                f"countdown must be within [0, {lifetime.total_seconds():g}) s, before the task expires; "
+                f"got {countdown:g}"
+            )
+        if priority is not None and not 0 <= priority <= _MAX_PRIORITY:
+            raise ValueError(f"priority must be within [0, {_MAX_PRIORITY}], got {priority}")
         message = TaskMessage(
             task_id=task_id or self._ids.new(accepted_at.timestamp()),
             name=name,
@@ -154,16 +209,23 @@ class AsyncCelery:
             kwargs=kwargs or {},
             queue=queue,
             serializer=serializer,
-            expires=self._lifetime(expires).total_seconds(),
+            expires=lifetime.total_seconds(),
+            # A delayed message passes through queues whose own clocks an expiration would cut short.
+            expiration=expires is not None and countdown is None,
+            countdown=countdown,
+            priority=priority,
             headers=headers or {},
         )
-        await self._transport.publish(message)
+        # Before the send: what finishes at once is not missed.
+        expectation = self._link.backend.expect(message.task_id)
+        await self._link.broker.publish(message)
         return TaskHandle(
             message.task_id,
-            transport=self._transport,
+            self._link,
             convert=result_type or _unchanged,
             accepted_at=accepted_at,
-            task_deadline=self._task_deadline,
+            is_known=True,
+            expectation=expectation,
         )
 
     @overload
@@ -210,20 +272,23 @@ class AsyncCelery:
         self._check_open()
         accepted_at = datetime.now(UTC)
         workflow_id = self._ids.new(accepted_at.timestamp())
-        record = await self._transport.publish_canvas(
+        recording = await self._recorder.canvas(
             canvas,
             workflow_id=workflow_id,
             accepted_at=accepted_at,
             deadline=accepted_at + self._lifetime(expires),
         )
+        # What its tasks and its readers need is stored before the first of it can run.
+        await self._link.backend.save(workflow_id, recording.record, recording.calls)
+        await self._link.broker.publish_all(recording.publications)
         convert = result_type or _unchanged
         return TaskHandle(
             workflow_id,
-            transport=self._transport,
+            self._link,
             convert=_each(convert) if canvas.get("subtask_type") == NodeKind.GROUP else convert,
             accepted_at=accepted_at,
-            task_deadline=self._task_deadline,
-            record=record,
+            is_known=True,
+            record=recording.record,
         )
 
     @overload
@@ -243,10 +308,10 @@ class AsyncCelery:
         issued = self._ids.parse(task_id)
         return TaskHandle(
             task_id,
-            transport=self._transport,
+            self._link,
             convert=result_type or _unchanged,
             accepted_at=issued.issued_at if issued else None,
-            task_deadline=self._task_deadline,
+            is_known=False,
         )
 
     async def ping_broker(self) -> None:
@@ -256,7 +321,7 @@ class AsyncCelery:
             PublishError: it did not answer within `publish_timeout`.
         """
         self._check_open()
-        await self._transport.ping_broker()
+        await self._link.broker.ping()
 
     async def ping_backend(self) -> None:
         """Make a round trip to the result backend.
@@ -265,27 +330,43 @@ class AsyncCelery:
             BackendError: it did not answer within `backend_timeout`.
         """
         self._check_open()
-        await self._transport.ping_backend()
+        await self._link.backend.ping()
 
     async def aclose(self) -> None:
         """Let sends under way end, then close every connection; handles can read no more. May be repeated."""
         if not self._closed:
             self._closed = True
-            await self._transport.aclose()
+            # The broker first: a chord that is being sent still needs the backend.
+            try:
+                await self._link.broker.aclose()
+            finally:
+                await self._link.backend.aclose()
 
     def _check_open(self) -> None:
         if self._closed:
             raise TransportError("this AsyncCelery is closed: make a new one")
 
     def _lifetime(self, expires: float | None) -> timedelta:
+        deadline = self._link.task_deadline
         if expires is None:
-            return self._task_deadline
-        if not 0 < expires <= self._task_deadline.total_seconds():
+            return deadline
+        if not 0 < expires <= deadline.total_seconds():
             raise ValueError(
-                f"expires must be within (0, {self._task_deadline.total_seconds():g}] s, the task's deadline; "
-                f"got {expires:g}"
+                f"expires must be within (0, {deadline.total_seconds():g}] s, the task's deadline; got {expires:g}"
             )
         return timedelta(seconds=expires)
+
+
+_AMQP = {"amqp", "amqps", "pyamqp"}
+# Redis in every form, so that those which cannot be served are refused and not polled.
+_REDIS = {"redis", "rediss", "redis+socket", "socket", "sentinel", "redis+cluster", "rediss+cluster"}
+_MAX_PRIORITY = 255
+
+
+def _scheme(url: str | Sequence[str] | None) -> str:
+    """Return the scheme of a URL, of the first where there are several; Celery's default for a broker is AMQP."""
+    first = url if isinstance(url, str) or url is None else url[0]
+    return first.split("://")[0] if first else "amqp"
 
 
 def _seconds(expires: timedelta | float | None) -> float:

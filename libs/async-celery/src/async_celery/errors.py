@@ -5,6 +5,7 @@
     │   ├── PublishError          the broker did not take the message (task_id)
     │   │   ├── Unroutable        it knows no queue for it
     │   │   ├── Nacked            it refused it (queue full)
+    │   │   ├── Blocked           it takes no messages now (memory or disk alarm), or too many wait already
     │   │   └── PublishTimeout    it did not answer in time: the outcome is unknown
     │   └── BackendError          the result backend did not answer
     ├── PayloadError              arguments or a canvas that cannot become a message
@@ -47,6 +48,10 @@ class Unroutable(PublishError):
 
 class Nacked(PublishError):
     """The broker refused the message, as a full queue does."""
+
+
+class Blocked(PublishError):
+    """Nothing was sent: the broker takes no messages (memory or disk alarm), or too many wait for it already."""
 
 
 class PublishTimeout(PublishError):

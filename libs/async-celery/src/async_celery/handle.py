@@ -1,19 +1,21 @@
 """Handles: what the caller keeps of a task or a workflow that was sent.
 
-How it works: a handle is an id, the transport to ask, and the function that turns the JSON result into `R`. It
-reads state in one order (`status`): the stored results; the record, which gives a workflow its shape; and, for a
-task that has neither, what its id says. Waiting is reading again whenever the transport says it is worth it.
+How it works: a handle is an id, the broker and backend to ask, and the function that turns the JSON result into
+`R`. It reads state in one order (`status`): the stored results; the record, which gives a workflow its shape;
+and, for a task that has neither, what its id says. Waiting is following what the backend stores, change by
+change, looking at the whole only when a change can have ended it.
 
-What belongs here: reading, waiting, cancelling, forgetting one task or workflow. What the stored values mean
-stands in `status.py`; how they are fetched, in the transport.
+What belongs here: reading, waiting, watching, cancelling, forgetting one task or workflow. What the stored values
+mean stands in `status.py`; how they get here, in the backend.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from async_celery.backoff import Backoff
 from async_celery.errors import (
     BackendError,
     PublishError,
@@ -24,7 +26,16 @@ from async_celery.errors import (
     TaskRevoked,
 )
 from async_celery.status import is_stuck, task_at_fault, task_status, workflow_status
-from async_celery.types import OnTimeout, TaskRecord, TaskState, TaskStatus, Transport
+from async_celery.types import (
+    Backend,
+    Broker,
+    Expectation,
+    Meta,
+    OnTimeout,
+    TaskRecord,
+    TaskState,
+    TaskStatus,
+)
 
 R = TypeVar("R")
 
@@ -33,27 +44,51 @@ _ID_RESOLUTION = timedelta(seconds=1)
 # A wait that has timed out looks once more before it revokes, and answers within 200 ms of its deadline even
 # when the backend does not.
 _LAST_LOOK = 0.2  # s
+_RETRIES = Backoff(first=0.05, factor=2, limit=1)
+
+
+class Link(NamedTuple):
+    """What all handles of a client share."""
+
+    broker: Broker
+    backend: Backend
+    task_deadline: timedelta
 
 
 class TaskHandle(Generic[R]):
     """One accepted task or workflow; made by `AsyncCelery`. It holds no connection and needs no closing."""
 
+    __slots__ = ("__weakref__", "_accepted_at", "_convert", "_expectation", "_is_known", "_link", "_record", "id")
+
     def __init__(
         self,
         task_id: str,
+        link: Link,
         *,
-        transport: Transport,
         convert: Callable[[Any], R],
         accepted_at: datetime | None,
-        task_deadline: timedelta,
+        is_known: bool,
         record: TaskRecord | None = None,
+        expectation: Expectation | None = None,
     ) -> None:
+        """Keep what is known of a task.
+
+        Args:
+            task_id: its id.
+            link: the client's.
+            convert: called with the JSON result.
+            accepted_at: when it was accepted, None when the id does not say.
+            is_known: whether it is known that there is no other record than `record`.
+            record: of a workflow.
+            expectation: of a single task that this client sent.
+        """
         self.id = task_id
-        self._transport = transport
+        self._link = link
         self._convert = convert
         self._accepted_at = accepted_at
-        self._task_deadline = task_deadline
+        self._is_known = is_known
         self._record = record
+        self._expectation = expectation
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
@@ -66,18 +101,23 @@ class TaskHandle(Generic[R]):
             TaskExpired: it was accepted, but has not finished by its deadline and will not start any more.
             BackendError: the result backend did not answer.
         """
-        meta = None
-        if self._record is None:
-            meta, self._record = await self._transport.read(self.id)
-        if self._record is not None:
-            ids = self._task_ids()
-            metas = dict(zip(ids, await self._transport.read_many(ids), strict=True))
-            status = workflow_status(self._record, metas)
-        elif meta is None and self._accepted_at is None:
-            raise TaskNotFound(self.id)
+        metas: dict[str, Meta] = {}
+        if self._is_known:
+            stored = await self._link.backend.read_many(ids := self._task_ids())
+            metas = {id_: meta for id_, meta in zip(ids, stored, strict=True) if meta is not None}
         else:
-            status = task_status(self.id, meta, accepted_at=self._accepted_at)
-        if is_stuck(status) and self._is_past_deadline(status.accepted_at):
+            meta, self._record = await self._link.backend.read(self.id)
+            # What has no record once it is stored, or is ours alone, never gets one: records come first.
+            self._is_known = True
+            if self._record is not None:
+                return await self.status()
+            if meta is not None:
+                metas = {self.id: meta}
+            elif self._accepted_at is None:
+                self._is_known = False
+                raise TaskNotFound(self.id)
+        status = self._status_from(metas)
+        if is_stuck(status) and self._deadline_passed():
             raise TaskExpired(self.id)
         return status
 
@@ -101,24 +141,59 @@ class TaskHandle(Generic[R]):
             TaskRevoked: it was cancelled, or expired before it started.
             TaskNotFound, TaskExpired: as for `status`.
         """
-        seen = await self._wait(timeout)
-        now: TaskStatus | None = None
-        if not (seen and seen.state.is_final):
-            # What came in the last pause is a result, not a timeout.
-            with contextlib.suppress(TimeoutError, BackendError):
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        latest = await self._wait(self._at_most(timeout))
+        answers = True
+        while latest is None or not latest.state.is_final:
+            # What came in the last moment is a result, not a timeout; what is past its deadline is over.
+            try:
                 async with asyncio.timeout(_LAST_LOOK):
-                    now = await self.status()
-        latest = now or seen
+                    latest = await self.status()
+                answers = True
+            except (TimeoutError, BackendError):
+                answers = False
+            left = end - loop.time()
+            if left <= 0 or (latest and latest.state.is_final):
+                break
+            latest = await self._wait(self._at_most(left)) or latest
         if latest and latest.state.is_final:
             return self._unwrap(latest)
         revoked = False
         if on_timeout is OnTimeout.REVOKE:
             # The caller learns from `revoked` when the workers could not be told.
             with contextlib.suppress(PublishError):
-                await self._revoke(self._unfinished(latest), terminate=True, mark=now is not None)
+                await self._revoke(self._unfinished(latest), terminate=True, mark=answers)
                 revoked = True
         state = latest.state if latest else TaskState.QUEUED
         raise ResultTimeout(task_id=self.id, state=state, timeout=timeout, revoked=revoked)
+
+    async def watch(self) -> AsyncGenerator[TaskStatus]:
+        """Yield the state as it is now, then every change as it is stored, until it is final.
+
+        Progress that a task reports (`update_state`) comes as `TaskStatus.progress`. Changes that come faster
+        than they are taken are merged: the last one is never missed. A backend that does not answer is waited
+        for. Leave it early through `contextlib.aclosing`.
+
+        Raises:
+            TaskNotFound, TaskExpired: as for `status`.
+        """
+        seen = await self._first_look()
+        yield seen
+        metas: dict[str, Meta] = {}
+        while not seen.state.is_final:
+            async with contextlib.aclosing(self._follow()) as batches:
+                while not seen.state.is_final:
+                    try:
+                        async with asyncio.timeout(self._until_deadline()):
+                            metas.update(await anext(batches))
+                    except TimeoutError:
+                        # Cut off, `batches` has ended. Past the deadline only what runs can still change.
+                        await self._first_look()
+                        break
+                    if (status := self._status_from(metas)) != seen:
+                        seen = status
+                        yield seen
 
     async def cancel(self, *, terminate: bool = True) -> bool:
         """Revoke the task, or everything of the workflow that is not finished.
@@ -143,31 +218,61 @@ class TaskHandle(Generic[R]):
         Raises:
             BackendError: the result backend did not answer.
         """
-        if self._record is None:
-            _, self._record = await self._transport.read(self.id)
-        await self._transport.forget(self._task_ids(), record_of=self.id)
+        if not self._is_known:
+            _, self._record = await self._link.backend.read(self.id)
+        await self._link.backend.forget(self._task_ids(), record_of=self.id)
+        self._expectation = None
 
     async def _wait(self, seconds: float) -> TaskStatus | None:
-        """Look until the state is final or the time is up; return what was seen last, None for nothing."""
-        status: TaskStatus | None = None
+        """Wait until the state is final or the time is up; return what was seen last, None for nothing."""
+        metas: dict[str, Meta] = {}
         with contextlib.suppress(TimeoutError):
-            looks = contextlib.aclosing(self._transport.changes(self.id))
-            async with asyncio.timeout(seconds), looks as changes:
-                async for _ in changes:
-                    with contextlib.suppress(BackendError):
-                        status = await self.status()
-                    if status is not None and status.state.is_final:
-                        break
-        return status
+            async with asyncio.timeout(seconds):
+                if not self._is_known or self._deadline_passed():
+                    status = await self._first_look()
+                    if status.state.is_final:
+                        return status
+                # A workflow may have thousands of tasks: only these, or a failure, can end it.
+                missing = set(self._record.tree.result_ids()) if self._record else {self.id}
+                async with contextlib.aclosing(self._follow()) as batches:
+                    async for batch in batches:
+                        metas.update(batch)
+                        failed = False
+                        for task_id, meta in batch:
+                            if meta["status"] == TaskState.SUCCESS:
+                                missing.discard(task_id)
+                            elif meta["status"] in _ENDINGS:
+                                failed = True
+                        if failed or not missing:
+                            status = self._status_from(metas)
+                            if status.state.is_final:
+                                return status
+        return self._status_from(metas) if metas else None
+
+    async def _first_look(self) -> TaskStatus:
+        """Return the status, as soon as the backend answers."""
+        pauses = _RETRIES.pauses()
+        while True:
+            with contextlib.suppress(BackendError):
+                return await self.status()
+            await asyncio.sleep(next(pauses))
+
+    def _follow(self) -> AsyncGenerator[list[tuple[str, Meta]]]:
+        return self._link.backend.follow(self._task_ids(), self._expectation)
 
     async def _revoke(self, task_ids: list[str], *, terminate: bool, mark: bool = True) -> None:
-        await self._transport.revoke(task_ids, terminate=terminate)
+        await self._link.broker.revoke(task_ids, terminate=terminate)
         # A worker stores REVOKED when it meets the message. It may meet it never (no worker, or the message
         # expired in its queue), and the caller is to see the cancellation now: so it is marked here as well,
         # unless the backend is down, where the workers' knowing must do.
         if mark:
             with contextlib.suppress(BackendError):
-                await self._transport.mark_revoked(task_ids)
+                await self._link.backend.mark_revoked(task_ids)
+
+    def _status_from(self, metas: Mapping[str, Meta]) -> TaskStatus:
+        if self._record is not None:
+            return workflow_status(self._record, metas)
+        return task_status(self.id, metas.get(self.id), accepted_at=self._accepted_at)
 
     def _unwrap(self, status: TaskStatus) -> R:
         if status.state is TaskState.SUCCESS:
@@ -194,9 +299,27 @@ class TaskHandle(Generic[R]):
             return self._task_ids()
         return [leaf.id for leaf in _leaves(status) if not leaf.state.is_final]
 
-    def _is_past_deadline(self, accepted_at: datetime | None) -> bool:
-        return accepted_at is not None and datetime.now(UTC) > accepted_at + self._task_deadline + _ID_RESOLUTION
+    def _deadline(self) -> datetime | None:
+        accepted_at = self._record.accepted_at if self._record else self._accepted_at
+        return accepted_at and accepted_at + self._link.task_deadline + _ID_RESOLUTION
 
+    def _deadline_passed(self) -> bool:
+        deadline = self._deadline()
+        return deadline is not None and datetime.now(UTC) > deadline
+
+    def _until_deadline(self) -> float | None:
+        """Return how long it is, in s, until the deadline; None when that has passed or is not known."""
+        deadline = self._deadline()
+        left = (deadline - datetime.now(UTC)).total_seconds() if deadline else 0
+        return left if left > 0 else None
+
+    def _at_most(self, seconds: float) -> float:
+        left = self._until_deadline()
+        return seconds if left is None else min(seconds, left)
+
+
+# As Celery spells them; the last two are endings without a result.
+_ENDINGS = {TaskState.FAILURE, TaskState.REVOKED, "REJECTED", "IGNORED"}
 
 GroupHandle: TypeAlias = TaskHandle[list[R]]
 """The handle of a group: its result is the list of its members' results, in their order."""

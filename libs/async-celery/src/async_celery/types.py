@@ -1,17 +1,18 @@
 """The values that pass between this library's parts, and between it and its callers.
 
-How it works: frozen dataclasses and enums; `Transport` is the seam that every way of talking to broker and
-backend implements (`threads.py` today).
+How it works: frozen dataclasses and enums. Two protocols are the seam between what a caller sees and how it gets
+there: a `Broker` takes messages (`publisher.py` for AMQP, `threads.py` for the rest), a `Backend` keeps results
+(`results.py` for Redis, `threads.py` for the rest). The URLs decide which; every pair works.
 
 What belongs here: values and protocols without behaviour beyond their own (de)serialisation. No I/O, no Celery.
 """
 
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, StrEnum, auto
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Meta = Mapping[str, Any]
 """A task's result as Celery stores it: `status`, `result`, `date_done`, and `name`, `retries`, … if extended."""
@@ -98,6 +99,17 @@ class TaskNode:
         for child in self.children:
             yield from child.leaves()
 
+    def result_ids(self) -> Iterator[str]:
+        """Yield the ids of the tasks whose results make up the result of this node."""
+        match self.kind:
+            case NodeKind.TASK:
+                yield self.id
+            case NodeKind.GROUP:
+                for child in self.children:
+                    yield from child.result_ids()
+            case NodeKind.CHAIN | NodeKind.CHORD:
+                yield from self.children[-1].result_ids()
+
     def to_json(self) -> dict[str, Any]:
         """Return this tree as plain lists and dicts."""
         return {
@@ -142,22 +154,74 @@ class TaskRecord:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskMessage:
-    """One task to publish. `expires` is in seconds from now; past it the task never starts."""
+class TaskMessage(NamedTuple):
+    """One task to publish; a tuple, because one is made for every send.
+
+    `expires` is in s from now: past it the task never starts. With `expiration` the broker itself also drops the
+    message by then, so that not even a worker with a wrong clock runs it. `countdown` is in s from now as well:
+    the task does not start earlier. `priority` is the broker's, 0 to 255, None for the queue's default.
+    """
 
     task_id: str
     name: str
-    args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
     queue: str
     serializer: str = "json"
-    expires: float  # s
-    headers: Mapping[str, Any] = field(default_factory=dict)
+    expires: float = 3600.0  # s
+    expiration: bool = False
+    countdown: float | None = None  # s
+    priority: int | None = None
+    headers: Mapping[str, Any] = {}
 
 
-class Transport(Protocol):
-    """How messages get out and results get in. Each call ends within its timeout, with a typed error."""
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """One message as Celery's own code hands it to kombu: `Producer.publish(body, **options)`.
+
+    `options` holds exchange, routing_key, serializer, compression, delivery_mode, declare (kombu entities),
+    headers (a dict) and the AMQP properties (correlation_id, reply_to, priority, expiration in s, …).
+    `task_id` is None for what is no task: a revoke.
+    """
+
+    task_id: str | None
+    body: Any
+    options: Mapping[str, Any]
+    mandatory: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendCall:
+    """A call that Celery's own code makes to its result backend while it publishes a canvas, by its name."""
+
+    method: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A workflow, ready to be sent: first the backend learns `record` and `calls`, then the broker the rest."""
+
+    record: TaskRecord
+    calls: tuple[BackendCall, ...]
+    publications: tuple[Publication, ...]
+
+
+class Recorder(Protocol):
+    """Lets Celery's own code turn canvases into messages, without any I/O (`recording.py`)."""
+
+    async def canvas(
+        self, canvas: Any, *, workflow_id: str, accepted_at: datetime, deadline: datetime
+    ) -> Recording:
+        """Freeze a canvas and record everything that publishing it takes. The canvas is left as it is.
+
+        Raises:
+            PayloadError: there is nothing to run in it, or it is no canvas.
+        """
+
+
+class Broker(Protocol):
+    """How messages get out. Each call ends within its timeout, with a typed error."""
 
     async def publish(self, message: TaskMessage) -> None:
         """Publish one task; return when the broker has confirmed it.
@@ -167,13 +231,11 @@ class Transport(Protocol):
             PayloadError: it cannot be serialised.
         """
 
-    async def publish_canvas(
-        self, canvas: Any, *, workflow_id: str, accepted_at: datetime, deadline: datetime
-    ) -> TaskRecord:
-        """Freeze a workflow, store its record, publish it; return when everything is confirmed.
+    async def publish_all(self, publications: Sequence[Publication]) -> None:
+        """Publish these; return when all are confirmed.
 
         Raises:
-            PublishError, BackendError, PayloadError: as for `publish`; part of the workflow may be published.
+            PublishError, PayloadError: as for `publish`, the first one met; others may be published.
         """
 
     async def revoke(self, task_ids: Sequence[str], *, terminate: bool) -> None:
@@ -183,11 +245,38 @@ class Transport(Protocol):
             PublishError: the workers could not be told.
         """
 
-    async def mark_revoked(self, task_ids: Sequence[str]) -> None:
-        """Store REVOKED for those of these tasks that have no state yet.
+    async def ping(self) -> None:
+        """Make a round trip to the broker.
 
         Raises:
-            BackendError: the backend did not answer.
+            PublishError: it did not answer.
+        """
+
+    async def aclose(self) -> None:
+        """Let what is in flight end, then close every connection. May be repeated."""
+
+
+Expectation = object
+"""What `Backend.expect` returns; whoever holds it misses no result."""
+
+
+class Backend(Protocol):
+    """How results get in. Each call but `follow` ends within its timeout, with a typed error."""
+
+    def expect(self, task_id: str) -> Expectation:
+        """Announce, before it is published, a task whose result may be wanted. Does no I/O, never fails.
+
+        Keep what is returned for as long as `follow` may be called, and hand it over then: what was pushed in
+        between is in it. Letting go of it is all that cleaning up takes.
+        """
+
+    def follow(
+        self, task_ids: Sequence[str], expectation: Expectation | None = None
+    ) -> AsyncGenerator[list[tuple[str, Meta]]]:
+        """Yield what is stored for these tasks, then every change, for ever; use `contextlib.aclosing`.
+
+        Each item is a batch of (task id, what is stored now), in order; the first comes as soon as anything is
+        stored. A backend that is down is waited for. `expectation` is for a single task.
         """
 
     async def read(self, task_id: str) -> tuple[Meta | None, TaskRecord | None]:
@@ -204,8 +293,19 @@ class Transport(Protocol):
             BackendError: the backend did not answer.
         """
 
-    def changes(self, task_id: str) -> AsyncGenerator[None]:
-        """Yield at once, then whenever it is worth reading this task or workflow again; for ever."""
+    async def save(self, workflow_id: str, record: TaskRecord, calls: Sequence[BackendCall]) -> None:
+        """Store a workflow's record, its group for Celery's own clients, and what `calls` asks for.
+
+        Raises:
+            BackendError: the backend did not answer.
+        """
+
+    async def mark_revoked(self, task_ids: Sequence[str]) -> None:
+        """Store REVOKED for those of these tasks that have no state yet.
+
+        Raises:
+            BackendError: the backend did not answer.
+        """
 
     async def forget(self, task_ids: Sequence[str], *, record_of: str) -> None:
         """Delete these results and the record of `record_of`.
@@ -214,14 +314,7 @@ class Transport(Protocol):
             BackendError: the backend did not answer.
         """
 
-    async def ping_broker(self) -> None:
-        """Make a round trip to the broker.
-
-        Raises:
-            PublishError: it did not answer.
-        """
-
-    async def ping_backend(self) -> None:
+    async def ping(self) -> None:
         """Make a round trip to the result backend.
 
         Raises:
@@ -229,4 +322,4 @@ class Transport(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Let what is in flight end, then close every connection."""
+        """Let what is under way end, then close every connection. May be repeated."""

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,6 +24,14 @@ from amqp import Channel
 from celery import Celery
 
 from async_celery import AsyncCelery
+from async_celery.publisher import AmqpBroker
+from async_celery.recording import CeleryRecorder
+from async_celery.results import RedisBackend
+from async_celery.task_ids import TaskIds
+
+from .environments import Environments
+from .rabbitmq_server import RabbitServer
+from .redis_server import RedisServer
 
 KEY = b"a key for tests only"
 
@@ -72,9 +80,10 @@ def redis_client(backend: Address) -> Iterator["redis.Redis"]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def queue(broker: Address) -> Iterator[str]:
-    name = f"async-celery-test-{uuid4()}"
+@contextlib.contextmanager
+def temporary_queue(broker: Address, prefix: str) -> Iterator[str]:
+    """Think of a queue's name; in the end delete the queue, whoever declared it."""
+    name = f"{prefix}-{uuid4()}"
     yield name
     with Celery(broker=broker.url(), set_as_current=False).connection_for_write() as connection:
         channel: Any = connection.default_channel
@@ -82,18 +91,107 @@ def queue(broker: Address) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def worker(
-    broker: Address, backend: Address, queue: str, tmp_path_factory: pytest.TempPathFactory
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=127.0.0.1"]
+    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[RedisServer]:
+    """A Redis of this test's own."""
+    server = RedisServer(tmp_path, *certificate)
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbit_server(
+    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Iterator[RabbitServer]:
+    """A RabbitMQ of the tests' own; whoever changes it, changes it back."""
+    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"), *certificate)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+BrokerFactory = Callable[..., AmqpBroker]
+
+
+@pytest.fixture
+async def make_broker(broker: Address) -> AsyncIterator[BrokerFactory]:
+    """Return a function that makes publishers; `url` leads to the real server when None."""
+    made: list[AmqpBroker] = []
+
+    def make(
+        url: str | None = None, *, timeout: float = 5, options: dict[str, Any] | None = None, **conf: Any
+    ) -> AmqpBroker:
+        app = Celery("tests", broker=url or broker.url(), set_as_current=False)
+        app.conf.update(conf)
+        recorder = CeleryRecorder(app, new_child_id=lambda: str(uuid4()))
+        made.append(AmqpBroker(app, recorder=recorder, publish_timeout=timeout, **(options or {})))
+        return made[-1]
+
+    yield make
+    for publisher in made:
+        await publisher.aclose()
+
+
+ResultsFactory = Callable[..., RedisBackend]
+
+
+@pytest.fixture
+async def make_results(redis_server: RedisServer) -> AsyncIterator[ResultsFactory]:
+    """Return a function that makes backends; `url` leads to `redis_server` when None."""
+    made: list[RedisBackend] = []
+
+    def make(
+        url: str | None = None, *, ids: TaskIds | None = None, timeout: float = 2, **conf: Any
+    ) -> RedisBackend:
+        app = Celery(backend=url or redis_server.url(), set_as_current=False)
+        app.conf.update(conf)
+        made.append(RedisBackend(app, ids=ids or TaskIds(KEY), backend_timeout=timeout))
+        return made[-1]
+
+    yield make
+    for results in made:
+        await results.aclose()
+
+
+@pytest.fixture(scope="session")
+def queue(broker: Address) -> Iterator[str]:
+    with temporary_queue(broker, "async-celery-test") as name:
+        yield name
+
+
+@contextlib.contextmanager
+def running_worker(
+    folder: Path,
+    *,
+    broker_url: str,
+    backend_url: str,
+    queue: str,
+    processes: int,
+    python: str | Path = sys.executable,
+    options: Sequence[str] = (),
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The worker, ready to take tasks from `queue`."""
-    folder = tmp_path_factory.mktemp("worker")
+    """Run a worker, ready to take the sample tasks from `queue`; its log and marks are kept in `folder`."""
     ready, log = folder / "ready", folder / "log"
-    command = [sys.executable, "-m", "celery", "-A", "sample_tasks:app", "worker", "--pool", "prefork", "-c", "2"]
-    command += ["-Q", queue, "-n", f"{queue}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    command = [str(python), "-m", "celery", "-A", "sample_tasks:app", "worker", "--pool", "prefork"]
+    command += ["-c", str(processes), "-Q", queue, "-n", f"{queue}@%h", "--without-gossip", "--without-mingle"]
+    command += ["--loglevel", "INFO", *options]
     env = {
         **os.environ,
-        "SAMPLE_BROKER": broker.url(),
-        "SAMPLE_BACKEND": backend.url(),
+        "SAMPLE_BROKER": broker_url,
+        "SAMPLE_BACKEND": backend_url,
         "SAMPLE_QUEUE": queue,
         "SAMPLE_READY_FILE": str(ready),
     }
@@ -114,6 +212,24 @@ def worker(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def worker(
+    broker: Address, backend: Address, queue: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The worker, ready to take tasks from `queue`."""
+    folder = tmp_path_factory.mktemp("worker")
+    urls = {"broker_url": broker.url(), "backend_url": backend.url()}
+    with running_worker(folder, **urls, queue=queue, processes=2) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def environments(request: pytest.FixtureRequest) -> Environments:
+    """Python environments besides the tests' own."""
+    assert request.config.cache is not None
+    return Environments(request.config.cache.mkdir("async-celery-environments"))
 
 
 @pytest.fixture

@@ -109,6 +109,19 @@ def third_time(self: "Task[Any, Any]", path: str) -> int:
     return int(self.request.retries)
 
 
+@app.task(name="see")
+def see(*args: Any, **kwargs: Any) -> list[Any]:
+    """Return what it was called with: the result of a canvas of these tells the way of all data through it."""
+    return [*args, kwargs] if kwargs else [*args]
+
+
+@app.task(name="become", bind=True)
+def become(self: "Task[Any, Any]", *args: Any, canvas: dict[str, Any]) -> Any:
+    """Put a canvas in its own place, with what it was called with as an additional argument."""
+    signature = app.signature(canvas)
+    raise self.replace(signature if not args else app.signature("see", args=args) | signature)
+
+
 @app.task(name="echo_headers", bind=True)
 def echo_headers(self: "Task[Any, Any]") -> dict[str, Any]:
     return {"tenant": self.request.get("tenant"), "expires": self.request.expires}

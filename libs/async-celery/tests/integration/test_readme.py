@@ -1,4 +1,4 @@
-"""The README's example is run as it stands, but for the addresses."""
+"""The README's examples are run as they stand, but for the addresses; FastAPI's, in project-api."""
 
 import ast
 import re
@@ -6,21 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery, group
+from celery.canvas import Signature
+
+import async_celery
+from async_celery.testing import FakeCelery
 
 from .conftest import KEY, Address
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-@pytest.mark.usefixtures("worker")
-async def test_the_readmes_example_runs(broker: Address, backend: Address, queue: str) -> None:
-    found = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found is not None
-    example = found[1].replace("amqp://…", broker.url()).replace("redis://…", backend.url())
-    example = example.replace('queue="sums"', f'queue="{queue}"')
-    names: dict[str, Any] = {"key": KEY}
+async def run(marker: str, names: dict[str, Any], **replacements: str) -> None:
+    """Run the one example that contains `marker`, with these names in it; it adds its own."""
+    found = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = (text for text in found if marker in text)
+    for old, new in replacements.items():
+        assert f'"{old}"' in example
+        example = example.replace(f'"{old}"', f'"{new}"')
     code = compile(example, README, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     await eval(code, names)  # noqa: S307 (our own text)
-    assert names["total"] == 3
-    assert names["sums"] == [0, 2, 4]
-    assert names["status"].result == [0, 2, 4]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_workflow_runs(
+    broker: Address, backend: Address, queue: str, spare_queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = Celery(broker=broker.url(), backend=backend.url(), set_as_current=False)
+    names = {**vars(async_celery), "app": app, "key": KEY, "group": group, "Signature": Signature}
+    await run("client.submit", names, sums=queue, reports=spare_queue)
+    assert (names["status"].state, len(names["status"].children)) == ("SUCCESS", 3)
+    assert capsys.readouterr().out == "SUCCESS None\n"
+
+
+async def test_the_fake_takes_the_place_of_servers() -> None:
+    names: dict[str, Any] = {**vars(async_celery), "FakeCelery": FakeCelery, "pytest": pytest}
+    await run("FakeCelery()", names)
+    assert [task.args for task in names["fake"].sent] == [(1, 2)]

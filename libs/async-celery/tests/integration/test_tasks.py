@@ -285,6 +285,7 @@ async def test_a_result_that_is_not_json_is_a_failure(
 
 async def test_an_abandoned_wait_leaves_nothing_behind(client: AsyncCelery, queue: str, gate: Gate) -> None:
     handle = await client.send_task("hold", (gate.path,), queue=queue)
+    await client.ping_backend()  # from here on, everything is connected
     before = asyncio.all_tasks()
     wait = asyncio.create_task(handle.result(timeout=60))
     await asyncio.sleep(0)

@@ -47,6 +47,18 @@ def test_anything_else_is_foreign(text: str) -> None:
     assert TaskIds(KEY).parse(text) is None
 
 
+def test_children_share_the_prefix_and_are_no_ids_of_their_own() -> None:
+    ids = TaskIds(KEY)
+    children = {ids.child() for _ in range(1000)}
+    assert len(children) == 1000
+    for child in children:
+        assert child.startswith(ids.prefix)
+        assert str(UUID(child)) == child
+        assert UUID(child).version == 4
+        assert ids.parse(child) is None
+    assert ids.new().startswith(ids.prefix)
+
+
 def test_only_the_canonical_spelling_is_an_id() -> None:
     ids = TaskIds(KEY)
     # One that has letters, so that upper case is another spelling.

@@ -6,9 +6,10 @@ nothing fails it too, so each ignored line is a call that mypy must refuse.
 
 from typing import Any, assert_type
 
-from celery.canvas import Signature, chain, group
+from celery.canvas import Signature, chain, chord, group
 
 from async_celery import AsyncCelery, GroupHandle, OnTimeout, TaskHandle, TaskStatus
+from async_celery.testing import FakeCelery, SentTask
 
 
 class Report:
@@ -19,7 +20,9 @@ class Report:
         raise NotImplementedError  # only mypy reads this file, nothing here is ever run
 
 
-async def right(client: AsyncCelery, signature: "Signature[Any]", chained: chain, grouped: group) -> None:
+async def right(
+    client: AsyncCelery, signature: "Signature[Any]", chained: chain, grouped: group, chorded: chord
+) -> None:
     handle = await client.send_task("add", (1, 2), queue="q", result_type=int)
     assert_type(handle, TaskHandle[int])
     assert_type(await handle.result(timeout=1), int)
@@ -34,10 +37,23 @@ async def right(client: AsyncCelery, signature: "Signature[Any]", chained: chain
     assert_type(await client.submit(chained, result_type=int), TaskHandle[int])
     assert_type(await client.submit(grouped, result_type=int), GroupHandle[int])
     assert_type(await (await client.submit(grouped, result_type=int)).result(timeout=1), list[int])
+    assert_type(await client.submit(chorded, result_type=Report.parse), TaskHandle[Report])
     assert_type(await client.submit(signature), TaskHandle[Any])
+    assert_type(await client.submit(grouped), GroupHandle[Any])
+    async for status in handle.watch():
+        assert_type(status, TaskStatus)
 
 
-async def wrong(client: AsyncCelery, handle: TaskHandle[int]) -> None:
+async def right_in_tests(fake: FakeCelery) -> None:
+    client: AsyncCelery = fake
+    assert_type(await fake.send_task("add", queue="q", result_type=int), TaskHandle[int])
+    assert_type(fake.assert_sent("add", (1, 2), {"z": 3}, queue="q", times=2), list[SentTask])
+    fake.register("add", lambda x, y: x + y)
+    with fake.broker_down(), fake.backend_down():
+        await client.ping_broker()
+
+
+async def wrong(client: AsyncCelery, handle: TaskHandle[int], grouped: group) -> None:
     await client.send_task("add")  # type: ignore[call-overload]  # no queue
     await client.send_task("add", 1, queue="q")  # type: ignore[call-overload]  # arguments are a sequence
     await client.send_task("add", queue="q", result_type=3)  # type: ignore[call-overload]  # not callable
@@ -45,4 +61,15 @@ async def wrong(client: AsyncCelery, handle: TaskHandle[int]) -> None:
     await handle.result()  # type: ignore[call-arg]  # waiting always has an end
     await handle.result(timeout=1, on_timeout="revoke")  # type: ignore[arg-type]  # not the enum
     text: str = await handle.result(timeout=1)  # type: ignore[assignment]  # an int
-    del text
+    texts: TaskHandle[str] = await client.send_task("add", queue="q", result_type=int)  # type: ignore[arg-type]
+    sums: TaskHandle[int] = await client.submit(grouped, result_type=int)  # type: ignore[assignment]  # a list
+    await client.send_task("add", queue="q", countdown="5")  # type: ignore[call-overload]  # seconds
+    await handle.watch()  # type: ignore[misc]  # iterated, not awaited
+    del text, texts, sums
+
+
+def wrong_in_tests(fake: FakeCelery) -> None:
+    fake.register("add", 3)  # type: ignore[arg-type]  # not callable
+    fake.fail("add", "no")  # type: ignore[arg-type]  # an exception
+    fake.broker_down(ValueError)  # type: ignore[arg-type]  # a PublishError
+    fake.assert_sent("add", 1)  # type: ignore[arg-type]  # arguments are a sequence

@@ -1,7 +1,7 @@
 """Settings to client: the Celery app that the API sends with, made awaitable by the library `async_celery`.
 
-Which is which: *Celery* defines the messages and workflows, `async_celery` (in `libs/`) carries them from
-asyncio, this file only configures both.
+Which is which: *Celery* defines the messages and workflows, the library `async_celery` (in `libs/`) carries them
+from asyncio without threads and without polling, and this file, `app.celery.async_celery`, only configures both.
 
 Celery separates the *producer*, which sends tasks, from the *worker*, which runs them. The *broker* (RabbitMQ)
 holds the tasks, the *result backend* (Redis) holds their results for a while. The API is a producer only: it
@@ -22,20 +22,13 @@ def create_celery(settings: Settings) -> Celery:
     app.conf.update(
         broker_url=settings.broker,
         result_backend=settings.backend,
-        # A send returns only when RabbitMQ has taken responsibility for the message (the seed's advice).
-        broker_transport_options={
-            "confirm_publish": True,
-            "connect_timeout": settings.publish_timeout_seconds,
-            "read_timeout": settings.publish_timeout_seconds,
-            "write_timeout": settings.publish_timeout_seconds,
-        },
-        broker_connection_timeout=settings.publish_timeout_seconds,
+        # async_celery sends nothing without RabbitMQ's confirm (the seed's advice); this is for whoever uses the
+        # Celery app by itself.
+        broker_transport_options={"confirm_publish": True},
+        # A peer that has died without a word is noticed within 20 s.
         broker_heartbeat=10,
         task_default_delivery_mode="persistent",
-        # A dead peer is noticed and replaced, not waited for.
         redis_socket_keepalive=True,
-        redis_socket_connect_timeout=settings.backend_timeout_seconds,
-        redis_socket_timeout=settings.backend_timeout_seconds,
         redis_backend_health_check_interval=15,
         # JSON only: the API never unpickles anything.
         task_serializer="json",

@@ -1,0 +1,24 @@
+"""The limits: what the machine, the servers and Python allow when no library is in the way.
+
+What belongs here: which row is in which file.
+"""
+
+from bench_protocol import main
+from consumer import check, publish, worker
+from listener import wait
+from load import load
+from publisher import backlog, enqueue, fill
+
+if __name__ == "__main__":
+    main(
+        {
+            "enqueue": enqueue,
+            "backlog": backlog,
+            "fill": fill,
+            "worker": worker,
+            "publish": publish,
+            "check": check,
+            "wait": wait,
+            "load": load,
+        }
+    )

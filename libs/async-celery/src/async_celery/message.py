@@ -1,0 +1,476 @@
+"""Celery's messages as bytes: what goes between `basic.publish` and the end of the body.
+
+How it works: there are two ways, and what a worker reads is the same.
+
+The general one takes a `Publication`, what Celery's own code hands to kombu, and lets kombu's producer make a
+message of it: any serializer, any compression, any headers.
+
+The fast one is for a plain task: JSON, no countdown. All but a few of its headers are the same in every message
+of one task name to one queue. So a sample is recorded (`recording.py`), what is constant in it is encoded once
+as a template, and each message then costs its id, its arguments, their `repr` and the time of its expiry. A
+template that does not give the very message that the general way gives, for two samples, is not used: another
+task protocol, another JSON, a compression. Nor is any while somebody listens to Celery's signals about
+publishing, who may change a message.
+
+Added to what Celery sends: the property `message_id`, the task's id, by which a returned message is recognised.
+
+What belongs here: encoding. What a message is to say, Celery decides; where it goes, `publisher.py`.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # not in the stubs
+from time import time
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import amqp as pyamqp
+from amqp import serialization
+from amqp.exceptions import AMQPError
+from celery import signals
+from celery.app.routes import MapRoute
+from celery.utils.saferepr import saferepr
+from kombu import Producer
+from kombu.exceptions import KombuError
+from kombu.serialization import dumps
+from kombu.utils.json import JSONEncoder
+
+from async_celery import amqp
+from async_celery.errors import PayloadError
+from async_celery.recording import CeleryRecorder
+from async_celery.topology import Topologies, Topology
+from async_celery.types import Publication, TaskMessage
+
+_BASIC = 60
+_CONTENT_HEADER = struct.Struct(">HHQ")
+"""Class, weight (always 0), size of the body; the properties follow."""
+_LENGTH = struct.Struct(">I")
+_EXPIRY_RESOLUTION = 0.001  # s
+
+_MOST_HEADER_BYTES = amqp.FRAME_MAX - 8
+
+
+def _json_encoder() -> Callable[[Any], str]:
+    """Return what gives `kombu.utils.json.dumps(value)`, without making a new encoder for each value."""
+    encoder = JSONEncoder()
+    if c_make_encoder is None:  # an interpreter without the accelerator
+        return encoder.encode
+    # Not told to look for circles, it meets them as a RecursionError.
+    chunks = c_make_encoder(None, encoder.default, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode_json = _json_encoder()
+
+_NOT_ENCODABLE = (
+    AMQPError,
+    AttributeError,
+    KeyError,
+    KombuError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a message goes, what must exist there first, and the frame that says so."""
+
+    exchange: str
+    routing_key: str
+    topology: Topology
+    frame: bytes
+
+
+class Encoded(NamedTuple):
+    """A message as the frames that publish it."""
+
+    task_id: str | None
+    place: Place
+    frames: bytes
+
+
+class Encoder:
+    """Turns messages into bytes. Does no I/O; keeps a template for each pair of task name and queue."""
+
+    def __init__(self, *, recorder: CeleryRecorder, max_body_bytes: int, max_templates: int = 1000) -> None:
+        """Take who defines messages.
+
+        Args:
+            recorder: what Celery would publish.
+            max_body_bytes: of a message without its headers; a larger one is refused.
+            max_templates: how many to keep; tasks beyond are encoded the general way, so that names that a
+                caller makes up do not fill the memory.
+        """
+        self._recorder = recorder
+        self._topologies = Topologies(recorder.app)
+        self._max_body_bytes = max_body_bytes
+        self._max_templates = max_templates
+        self._templates: dict[tuple[str, str], _Template | None] = {}
+        self._catcher = _MessageCatcher()
+        self._kombu: Any = Producer(self._catcher, auto_declare=False)  # type: ignore[arg-type]  # a channel to kombu
+
+    def task(self, message: TaskMessage) -> Encoded:
+        """Encode a task.
+
+        Raises:
+            PayloadError: it cannot be encoded; the text names the argument or header at fault.
+        """
+        try:
+            template = self._template_of(message)
+            if template is not None and template.allows(message.headers):
+                return self._framed(message.task_id, template.place, *template.fill(message))
+            publication = self._recorder.task(message)
+        except (PayloadError, *_NOT_ENCODABLE) as exc:
+            raise PayloadError(_fault(message) or f"the message cannot be serialised: {_text(exc)}") from exc
+        return self.publication(publication)
+
+    def publication(self, publication: Publication) -> Encoded:
+        """Encode what Celery's own code would publish.
+
+        Raises:
+            PayloadError: it cannot be encoded.
+        """
+        try:
+            place, properties, body = self._through_kombu(publication)
+            header = _content_header(properties, body)
+        except _NOT_ENCODABLE as exc:
+            raise PayloadError(f"the message cannot be serialised: {_text(exc)}") from exc
+        return self._framed(publication.task_id, place, header, body)
+
+    def _framed(self, task_id: str | None, place: Place, header: bytes, body: bytes) -> Encoded:
+        if len(body) > self._max_body_bytes:
+            raise PayloadError(
+                f"the message has {len(body)} bytes, {self._max_body_bytes} are allowed: store the data elsewhere "
+                "and send a reference"
+            )
+        if len(header) > _MOST_HEADER_BYTES:
+            raise PayloadError(
+                f"the message has headers of {len(header)} bytes, {_MOST_HEADER_BYTES} are allowed: send what is "
+                "long as an argument"
+            )
+        return Encoded(task_id, place, amqp.message_frames(place.frame, header, body))
+
+    def _through_kombu(self, publication: Publication) -> tuple[Place, dict[str, Any], bytes]:
+        """Return the place, properties and body that kombu makes of a publication."""
+        options = dict(publication.options)
+        entities = options.pop("declare", None) or ()
+        self._kombu.publish(publication.body, **options)
+        message, exchange, routing_key = self._catcher.caught
+        if publication.task_id is not None:
+            message.properties["message_id"] = publication.task_id
+        place = Place(
+            exchange=exchange,
+            routing_key=routing_key,
+            topology=self._topologies.of(entities, exchange, routing_key),
+            frame=amqp.basic_publish(exchange, routing_key, mandatory=publication.mandatory),
+        )
+        body = message.body
+        return place, message.properties, body.encode() if isinstance(body, str) else bytes(body)
+
+    def _template_of(self, message: TaskMessage) -> "_Template | None":
+        if (
+            message.serializer != "json"
+            or message.countdown is not None
+            or signals.before_task_publish.receivers
+            or signals.after_task_publish.receivers
+        ):
+            return None
+        key = message.name, message.queue
+        try:
+            return self._templates[key]
+        except KeyError:
+            if len(self._templates) >= self._max_templates:
+                return None
+            template = self._templates[key] = self._new_template(message)
+            return template
+
+    def _new_template(self, message: TaskMessage) -> "_Template | None":
+        app: Any = self._recorder.app
+        if not all(isinstance(route, MapRoute) for route in app.amqp.routes):
+            # It may decide by the arguments.
+            return None
+        samples = [
+            # With what kombu's JSON writes in a way of its own.
+            TaskMessage("0" * 8, message.name, (0, b"\xff", datetime.now(UTC)), {"ä": Decimal(1)}, message.queue),
+            TaskMessage(str(uuid4()), message.name, [None, 0.1], {}, message.queue, priority=3, expiration=True),
+        ]
+        template = None
+        for sample in samples:
+            publication = self._recorder.task(sample)
+            place, properties, body = self._through_kombu(publication)
+            if template is None:
+                template = _Template.of(app, place, publication.body, properties)
+            if template is None or not _is_same(template.fill(sample), (_content_header(properties, body), body)):
+                return None
+        return template
+
+
+class _MessageCatcher:
+    """What kombu's producer takes for a channel: it keeps the message."""
+
+    channel_id = 0
+    caught: tuple[Any, str, str]
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: int,
+        content_type: str,
+        content_encoding: str,
+        headers: Mapping[str, Any],
+        properties: Mapping[str, Any],
+    ) -> Any:
+        """Do what kombu's own AMQP channel does."""
+        return pyamqp.Message(
+            body,
+            priority=priority,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            application_headers=headers,
+            **properties,
+        )
+
+    def basic_publish(self, message: Any, *, exchange: str, routing_key: str, **_: Any) -> None:
+        """Keep it."""
+        self.caught = message, exchange, routing_key
+
+
+class _Template:
+    """What is the same in every message of one task name to one queue."""
+
+    def __init__(
+        self,
+        *,
+        app: Any,
+        place: Place,
+        content: bytes,
+        header_names: frozenset[str],
+        headers: bytes,
+        delivery_mode: bytes,
+        reply_to: bytes,
+        embed: bytes,
+    ) -> None:
+        self.place = place
+        self._content = content  # type and encoding
+        self._header_names = header_names
+        self._headers = headers  # the constant ones
+        self._delivery_mode = delivery_mode
+        self._reply_to = reply_to
+        self._embed = embed  # the end of the body: callbacks, chain, chord, none of them set
+        self._args_limit: int = app.amqp.argsrepr_maxsize
+        self._kwargs_limit: int = app.amqp.kwargsrepr_maxsize
+        self._levels: int | None = app.conf.task_repr_maxlevels
+        self._expiry = b""
+        self._expiry_of = (0.0, 0.0)  # the lifetime that it was made for, and when, in s
+
+    @classmethod
+    def of(cls, app: Any, place: Place, payload: Any, properties: Mapping[str, Any]) -> "_Template | None":
+        """Make one of a sample, None when the sample is not of Celery's task protocol 2."""
+        headers = properties["application_headers"]
+        if not (isinstance(payload, tuple) and len(payload) == 3 and headers.keys() >= _VARIABLE):
+            return None
+        constant = {name: value for name, value in headers.items() if name not in _VARIABLE}
+        return cls(
+            app=app,
+            place=place,
+            content=_short(properties["content_type"]) + _short(properties["content_encoding"]),
+            header_names=frozenset(headers),
+            headers=_table_entries(constant),
+            delivery_mode=bytes((properties["delivery_mode"],)),
+            reply_to=_short(properties["reply_to"]),
+            embed=f", {_encode_json(payload[2])}]".encode(),
+        )
+
+    def allows(self, headers: Mapping[str, Any]) -> bool:
+        """Return whether these headers of the caller's only add to Celery's."""
+        return not headers or self._header_names.isdisjoint(headers)
+
+    def fill(self, message: TaskMessage) -> tuple[bytes, bytes]:
+        """Return one message's content header and body."""
+        task_id, _, args, kwargs, _, _, lifetime, expiration, _, priority, headers = message
+        if type(args) is not tuple:
+            args = tuple(args)
+        if type(kwargs) is not dict:
+            kwargs = dict(kwargs)
+        body = _encode_json((args, kwargs))[:-1].encode() + self._embed
+        short_id = _short(task_id)
+        long_id = _LENGTH.pack(len(short_id) - 1) + short_id[1:]
+        args_repr = _repr(args, self._args_limit, self._levels)
+        kwargs_repr = _repr(kwargs, self._kwargs_limit, self._levels) if kwargs else b"{}"
+        expiry = self._expiry_after(lifetime)
+        table = b"".join(
+            (
+                self._headers,
+                b"\x02idS",
+                long_id,
+                b"\x07root_idS",
+                long_id,
+                b"\x08argsreprS",
+                _LENGTH.pack(len(args_repr)),
+                args_repr,
+                b"\x0akwargsreprS",
+                _LENGTH.pack(len(kwargs_repr)),
+                kwargs_repr,
+                b"\x07expiresS",
+                _LENGTH.pack(len(expiry)),
+                expiry,
+                _table_entries(headers) if headers else b"",
+            )
+        )
+        header = b"".join(
+            (
+                _CONTENT_HEADER.pack(_BASIC, 0, len(body)),
+                _FLAGS_WITH_EXPIRATION if expiration else _FLAGS,
+                self._content,
+                _LENGTH.pack(len(table)),
+                table,
+                self._delivery_mode,
+                b"\0" if priority is None else priority.to_bytes(),
+                short_id,
+                self._reply_to,
+                _short(str(int(lifetime * 1000))) if expiration else b"",
+                short_id,
+            )
+        )
+        return header, body
+
+    def _expiry_after(self, lifetime: float) -> bytes:
+        """Return the time so many s from now, as ISO 8601. One text serves for a ms: it takes long to write."""
+        now = time()
+        made_for, made_at = self._expiry_of
+        if lifetime != made_for or not 0 <= now - made_at < _EXPIRY_RESOLUTION:
+            self._expiry = datetime.fromtimestamp(now + lifetime, UTC).isoformat().encode()
+            self._expiry_of = lifetime, now
+        return self._expiry
+
+
+_VARIABLE = {"id", "root_id", "argsrepr", "kwargsrepr", "expires"}
+"""The headers that a template leaves open."""
+
+
+def _flags(*properties: str) -> bytes:
+    """Return the property flags: one bit for each, from the left in the order of the protocol."""
+    places = {name: 15 - place for place, (name, _) in enumerate(pyamqp.Message.PROPERTIES)}
+    return sum(1 << places[name] for name in properties).to_bytes(2)
+
+
+_PROPERTIES = (
+    "content_type",
+    "content_encoding",
+    "application_headers",
+    "delivery_mode",
+    "priority",
+    "correlation_id",
+    "reply_to",
+    "message_id",
+)
+_FLAGS = _flags(*_PROPERTIES)
+_FLAGS_WITH_EXPIRATION = _flags(*_PROPERTIES, "expiration")
+
+
+def _content_header(properties: Mapping[str, Any], body: bytes) -> bytes:
+    message: Any = pyamqp.Message(**properties)
+    serialized: bytes = message._serialize_properties()
+    return _CONTENT_HEADER.pack(_BASIC, 0, len(body)) + serialized
+
+
+def _short(text: str) -> bytes:
+    """Encode a short string: at most 255 bytes."""
+    encoded = text.encode()
+    return len(encoded).to_bytes() + encoded
+
+
+def _table_entries(table: Mapping[str, Any]) -> bytes:
+    """Encode a table without its length, so that more entries can follow."""
+    encoded: bytes = serialization.dumps("F", (dict(table),))
+    return encoded[_LENGTH.size :]
+
+
+def _is_same(ours: tuple[bytes, bytes], theirs: tuple[bytes, bytes]) -> bool:
+    """Return whether two messages are equal but for the order of their headers and the moment of their expiry."""
+    decoded = [_decoded(header) for header, _ in (ours, theirs)]
+    for properties in decoded:
+        properties["application_headers"].pop("expires", None)
+    return decoded[0] == decoded[1] and ours[1] == theirs[1]
+
+
+def _decoded(header: bytes) -> dict[str, Any]:
+    properties: dict[str, Any]
+    properties, _ = serialization.decode_properties_basic(header, _CONTENT_HEADER.size)
+    return properties
+
+
+class _NotPlain(Exception):  # noqa: N818 (no error: it sends a value the long way)
+    """A value whose `repr` Celery writes, or cuts, in a way of its own."""
+
+
+def _repr(value: Any, limit: int, levels: int | None) -> bytes:
+    """Return Celery's `saferepr`, which cuts what is long or deep; ten times as fast for what is plain."""
+    text = None
+    if levels:
+        try:  # noqa: SIM105 (faster than `suppress`, once per message)
+            text = _plain_repr(value, limit, levels)
+        except _NotPlain:
+            pass
+    if text is None or len(text) >= limit:
+        text = saferepr(value, limit, levels)  # type: ignore[arg-type]  # None is what the setting may be
+    # As py-amqp encodes text: what is not Unicode comes out as it went in.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _plain_repr(value: Any, room: int, levels: int) -> str:
+    """Return the `repr` of what JSON knows; give up as soon as it has more than `room` characters or levels."""
+    kind = type(value)
+    if kind is str:
+        if len(value) > room:
+            raise _NotPlain
+        return "'" + str(value).replace("'", "\\'") + "'"
+    if kind is int or kind is bool or kind is float or value is None:
+        return str(value)
+    if not levels or kind not in (dict, list, tuple):
+        raise _NotPlain
+    parts: list[str] = []
+    for item in value:
+        part = _plain_repr(item, room, levels - 1)
+        if kind is dict:
+            if type(item) is not str:
+                raise _NotPlain
+            part = f"{part}: {_plain_repr(value[item], room, levels - 1)}"
+        room -= len(part) + 2
+        if room < 0:
+            raise _NotPlain
+        parts.append(part)
+    inner = ", ".join(parts)
+    if kind is dict:
+        return "{" + inner + "}"
+    if kind is list:
+        return "[" + inner + "]"
+    return f"({inner},)" if len(parts) == 1 else f"({inner})"
+
+
+def _fault(message: TaskMessage) -> str | None:
+    """Return which argument or header cannot be serialised and why, None when each can be by itself."""
+    arguments: list[tuple[str, Any]] = [(f"argument {n}", value) for n, value in enumerate(message.args, 1)]
+    arguments += [(f"argument {name!r}", value) for name, value in message.kwargs.items()]
+    for name, value in arguments:
+        try:
+            dumps(value, serializer=message.serializer)
+        except _NOT_ENCODABLE as exc:
+            return f"{name} cannot be serialised: {_text(exc)}"
+    for name, value in message.headers.items():
+        try:
+            _table_entries({name: value})
+        except _NOT_ENCODABLE as exc:
+            return f"header {name!r} cannot be serialised: {_text(exc)}"
+    return None
+
+
+def _text(exc: Exception) -> str:
+    return str(exc) or type(exc).__name__

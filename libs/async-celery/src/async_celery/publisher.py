@@ -1,0 +1,366 @@
+"""The broker of AMQP: publishes from asyncio, over one connection, every message confirmed.
+
+How it works: a message is encoded (`message.py`), admitted, and waits as a `Letter` until it has ended. Letters
+go to the `Session`, the connection as it is now, as long as fewer than `max_in_flight` are unconfirmed there;
+the others wait in line. One task keeps a session: it connects when first needed, and again after a loss, with
+jittered backoff, to the next server if there are several. What was unconfirmed then is sent again, under the
+same ids, before anything else; so a message may reach its queue twice, never not at all. One timer ends what is
+past its deadline.
+
+While there is no connection: before the first attempt has ended, and right after a loss, sends wait. Once an
+attempt has failed, what has not been sent fails at once, and so does every new send until an attempt succeeds.
+What had been sent before the loss waits on for its deadline, for nobody knows yet whether the broker has it.
+
+What belongs here: who may send, in which order, until when, and what the caller is told. What happens within one
+connection is `session.py`'s.
+"""
+
+import asyncio
+import os
+import platform
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from celery import Celery
+
+from async_celery import amqp
+from async_celery.backoff import Backoff
+from async_celery.endpoints import endpoints_of
+from async_celery.errors import Blocked, PublishError, PublishTimeout, TransportError
+from async_celery.message import Encoded, Encoder
+from async_celery.recording import CeleryRecorder
+from async_celery.session import Letter, Session
+from async_celery.types import Publication, TaskMessage
+
+RECONNECT = Backoff(first=0.05, factor=2, limit=2.0, jitter=0.5)
+"""Soon after a loss, but not all clients at once."""
+# A wrong password does not become right by trying; a permission that an operator gives back is noticed soon.
+_LOGIN_PAUSE = 5.0  # s
+_CLOSE_TIMEOUT = 1.0  # s
+# How long the loop may be kept by encoding a workflow.
+_ENCODING_SLICE = 0.005  # s
+
+
+class AmqpBroker:
+    """Implements `types.Broker`. Belongs to the event loop on which it is first used."""
+
+    def __init__(
+        self,
+        celery_app: Celery,
+        *,
+        recorder: CeleryRecorder,
+        publish_timeout: float,
+        max_in_flight: int = 1000,
+        max_waiting: int = 4000,
+        max_message_bytes: int = 15 << 20,
+        reconnect: Backoff = RECONNECT,
+    ) -> None:
+        """Read the settings. Opens no connection.
+
+        Args:
+            celery_app: the caller's; `endpoints.py` lists the settings that count.
+            recorder: says what Celery would send.
+            publish_timeout: in s, how long a message may take until it is confirmed.
+            max_in_flight: how many messages may be unconfirmed.
+            max_waiting: how many more may wait for their turn; a send beyond fails at once.
+            max_message_bytes: of a message's body. RabbitMQ 4 closes the channel on more than 16 MiB.
+            reconnect: the pauses between attempts to connect.
+
+        Raises:
+            ValueError: a broker URL that cannot be understood.
+        """
+        self._endpoints = endpoints_of(celery_app)
+        self._shuffle = celery_app.conf.broker_failover_strategy == "shuffle"
+        self._recorder = recorder
+        self._encoder = Encoder(recorder=recorder, max_body_bytes=max_message_bytes)
+        self._publish_timeout = publish_timeout
+        self._reconnect = reconnect
+        self._max_in_flight = max_in_flight
+        self._max_open = max_in_flight + max_waiting
+        self._name = celery_app.main or "client"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._session: Session | None = None
+        self._settled = asyncio.Event()  # there is a session, or the last attempt has failed
+        self._down: amqp.ConnectionLost | None = None  # why the last attempt failed
+        self._next_attempt = 0.0  # s, in the loop's time
+        self._open: dict[Letter, None] = {}  # all that have not ended, oldest first
+        self._waiting: deque[Letter] = deque()  # those of them that no session has
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._empty = asyncio.Event()
+
+    async def publish(self, message: TaskMessage) -> None:
+        """See `Broker`."""
+        self._check(message.task_id)
+        letter = self._admit(self._encoder.task(message))
+        self._pump()
+        try:
+            await letter.future
+        finally:
+            self._release(letter)
+
+    async def publish_all(self, publications: Sequence[Publication]) -> None:
+        """See `Broker`. Nothing is published if one cannot be encoded."""
+        self._check(None)
+        messages = await self._encode_all(publications)
+        letters: deque[Letter] = deque()
+        try:
+            for message in messages:
+                if len(letters) >= self._max_in_flight:
+                    await self._end_of(letters.popleft())
+                self._check(message.task_id)
+                letters.append(self._admit(message))
+                self._pump()
+            while letters:
+                await self._end_of(letters.popleft())
+        finally:
+            for letter in letters:
+                self._release(letter)
+                if not letter.future.cancelled():
+                    letter.future.exception()  # the first one is told, these are only looked at
+
+    async def revoke(self, task_ids: Sequence[str], *, terminate: bool) -> None:
+        """See `Broker`."""
+        await self.publish_all([self._recorder.revocation(task_ids, terminate=terminate)])
+
+    async def ping(self) -> None:
+        """See `Broker`."""
+        try:
+            async with asyncio.timeout(self._publish_timeout):
+                self._check(None)
+                while self._session is None:
+                    await self._settled.wait()
+                    self._check(None)
+                await self._session.ping()
+        except TimeoutError as exc:
+            raise PublishError(f"the broker did not answer within {self._publish_timeout:g} s") from exc
+        except (amqp.ConnectionLost, amqp.ChannelClosed) as exc:
+            raise PublishError(f"the broker is not reachable: {exc}") from exc
+
+    async def aclose(self) -> None:
+        """See `Broker`."""
+        self._closed = True
+        if self._keeper is None:
+            return
+        while self._open:
+            # Each ends by its deadline.
+            self._empty.clear()
+            await self._empty.wait()
+        self._keeper.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close(_CLOSE_TIMEOUT)
+        await asyncio.gather(self._keeper, return_exceptions=True)
+
+    # Who may send.
+
+    def _check(self, task_id: str | None) -> None:
+        """Refuse at once what could not be sent anyway.
+
+        Raises:
+            TransportError, PublishError: why.
+        """
+        if self._closed:
+            raise TransportError("this AsyncCelery is closed: make a new one")
+        if self._loop is None:
+            self._start()
+        elif self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "an AsyncCelery belongs to the event loop it is first used on: make one for each loop"
+            )
+        if self._down is not None:
+            raise self._unreachable(self._down, task_id)
+        session = self._session
+        if session is not None and session.blocked is not None:
+            raise _blocked(session.blocked, task_id)
+        if len(self._open) >= self._max_open:
+            raise Blocked(
+                f"{len(self._open)} messages wait for the broker already: send again later", task_id=task_id
+            )
+
+    def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._keeper = self._loop.create_task(self._keep_session(), name="async-celery broker")
+
+    def _admit(self, message: Encoded) -> Letter:
+        assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
+        letter = Letter(message, self._loop.create_future(), self._loop.time() + self._publish_timeout)
+        self._open[letter] = None
+        if len(self._waiting) > 2 * self._max_open:
+            # What was given up stays in line until its turn, which may not come for long.
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.done())
+        self._waiting.append(letter)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_at(letter.deadline, self._sweep)
+        return letter
+
+    async def _end_of(self, letter: Letter) -> None:
+        try:
+            await letter.future
+        finally:
+            self._release(letter)
+
+    def _release(self, letter: Letter) -> None:
+        """Forget a letter that has ended, or that nobody waits for any more."""
+        letter.future.cancel()
+        del self._open[letter]
+        if not self._open:
+            self._empty.set()
+
+    async def _encode_all(self, publications: Sequence[Publication]) -> list[Encoded]:
+        encoded = []
+        loop = asyncio.get_running_loop()
+        pause_at = loop.time() + _ENCODING_SLICE
+        for publication in publications:
+            encoded.append(self._encoder.publication(publication))
+            if loop.time() > pause_at:
+                await asyncio.sleep(0)
+                pause_at = loop.time() + _ENCODING_SLICE
+        return encoded
+
+    # In which order, and until when.
+
+    def _pump(self) -> None:
+        """Give the session what it has room for."""
+        session, waiting = self._session, self._waiting
+        if session is None:
+            return
+        if session.blocked is not None:
+            self._fail_unsent(lambda letter: _blocked(str(session.blocked), letter.task_id))
+            return
+        while waiting and session.has_room:
+            letter = waiting.popleft()
+            if not letter.future.done():
+                session.take(letter)
+
+    def _give_back(self, letters: Iterable[Letter]) -> None:
+        """Put letters that a session had before all that wait."""
+        self._waiting.extendleft(reversed(list(letters)))
+        self._pump()
+
+    def _sweep(self) -> None:
+        """End what is past its deadline. All letters have the same time, so the oldest is the first."""
+        assert self._loop is not None  # noqa: S101 (for mypy: `_admit` has set this timer)
+        now = self._loop.time()
+        self._sweeper = None
+        for letter in self._open:
+            if letter.deadline > now:
+                self._sweeper = self._loop.call_at(letter.deadline, self._sweep)
+                break
+            if not letter.future.done():
+                letter.future.set_exception(self._overdue(letter))
+
+    def _overdue(self, letter: Letter) -> PublishError:
+        within = f"within {self._publish_timeout:g} s"
+        if letter.sent:
+            return PublishTimeout(
+                f"the broker did not answer {within}: the message may or may not have been taken; sending it "
+                "again under the same task id is safe",
+                task_id=letter.task_id,
+            )
+        if self._session is None:
+            return PublishError(
+                f"the broker is not reachable: no connection {within}; nothing was sent", task_id=letter.task_id
+            )
+        return Blocked(
+            f"the broker did not get to the message {within}: nothing was sent", task_id=letter.task_id
+        )
+
+    def _fail_unsent(self, error: Any) -> None:
+        kept = []
+        for letter in self._waiting:
+            if letter.sent:
+                kept.append(letter)
+            else:
+                letter.fail(error(letter))
+        self._waiting = deque(kept)
+
+    # The connection.
+
+    async def _keep_session(self) -> None:
+        """Connect, and again whenever the connection is lost, until cancelled."""
+        pauses = self._reconnect.pauses()
+        while True:
+            try:
+                session = await self._connect()
+            except amqp.ConnectionLost as exc:
+                pause = next(pauses)
+                if isinstance(exc, amqp.LoginRefused):
+                    pause = max(pause, _LOGIN_PAUSE)
+                self._go_down(exc, pause)
+                await asyncio.sleep(pause)
+                continue
+            self._go_up(session)
+            await asyncio.wait((session.lost,))
+            self._session = None
+            self._settled.clear()
+            self._give_back(session.unfinished())
+            if session.has_confirmed:
+                pauses = self._reconnect.pauses()
+            await asyncio.sleep(next(pauses))
+
+    async def _connect(self) -> Session:
+        """Try every server once.
+
+        Raises:
+            ConnectionLost, LoginRefused: what the last one said.
+        """
+        endpoints = list(self._endpoints)
+        if self._shuffle:
+            random.shuffle(endpoints)
+        client_properties = {
+            "product": "async-celery",
+            "version": version("async-celery"),
+            "platform": f"Python {platform.python_version()}",
+            "connection_name": f"async-celery: {self._name}, pid {os.getpid()} on {platform.node()}",
+        }
+        for endpoint in endpoints:
+            # The next attempt begins with the next server.
+            self._endpoints = (*self._endpoints[1:], self._endpoints[0])
+            try:
+                return await Session.open(
+                    endpoint,
+                    client_properties,
+                    max_in_flight=self._max_in_flight,
+                    give_back=self._give_back,
+                    on_progress=self._pump,
+                )
+            except amqp.ConnectionLost as exc:
+                error = exc
+        raise error
+
+    def _go_up(self, session: Session) -> None:
+        self._session = session
+        self._down = None
+        self._settled.set()
+        self._pump()
+
+    def _go_down(self, reason: amqp.ConnectionLost, pause: float) -> None:
+        assert self._loop is not None  # noqa: S101 (for mypy: `_start` has set it)
+        self._down = reason
+        self._next_attempt = self._loop.time() + pause
+        self._settled.set()
+        self._fail_unsent(lambda letter: self._unreachable(reason, letter.task_id))
+
+    def _unreachable(self, reason: amqp.ConnectionLost, task_id: str | None) -> PublishError:
+        assert self._loop is not None  # noqa: S101 (for mypy: `_start` has set it)
+        wait = max(0.0, self._next_attempt - self._loop.time())
+        if isinstance(reason, amqp.LoginRefused):
+            text = f"the broker refused the login: {reason}; check user, password and virtual host"
+        else:
+            text = f"the broker is not reachable: {reason}"
+        error = PublishError(f"{text}; nothing was sent, the next attempt is in {wait:.1f} s", task_id=task_id)
+        error.__cause__ = reason
+        return error
+
+
+def _blocked(reason: str, task_id: str | None) -> Blocked:
+    return Blocked(
+        f"the broker takes no messages now ({reason}): nothing was sent, send again later", task_id=task_id
+    )

@@ -1,0 +1,179 @@
+"""The contenders: who is compared, and how a program of theirs is run.
+
+How it works: a contender is a folder in benchmarks/contenders with its own locked requirements. Its program gets
+one JSON command as its argument, runs in a session of its own, and prints its answers as JSON lines; what it
+prints to standard error goes to a log file. Whatever it leaves behind ends with it, and nothing else does.
+
+What belongs here: the table of contenders, and processes. What they are asked is in `rows/`.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from stack import environments
+from stack.environments import Environment
+from stack.errors import StackError
+from stack.instance import Instance
+from stack.processes import tail
+
+LIBRARY = "STACK_BENCH_LIBRARY"
+"""Variable with the import root of another state of our library, to compare two of them."""
+
+_FOLDER = Path("benchmarks/contenders")
+_PROTOCOL = Path("benchmarks/protocol")
+_OURS = Path("libs/async-celery/src")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way of doing things: its name in the tables, its folder, and which `way` of that folder it is.
+
+    `packages` are those whose versions are reported.
+    """
+
+    name: str
+    folder: str
+    way: str = ""
+    packages: tuple[str, ...] = ()
+
+    @property
+    def environment(self) -> Environment:
+        """What it runs in."""
+        own = (_OURS,) if self.folder == "async_celery" else ()
+        lock = _FOLDER / self.folder / "requirements.lock"
+        return Environment(name=f"bench-{self.folder}", locks=(lock,), paths=(_PROTOCOL, *own))
+
+
+_CELERY = ("celery", "kombu", "redis")
+_WEB = ("fastapi", "uvicorn", "uvloop", "httptools")
+
+REFERENCE = Contender(
+    name="reference: sync_to_async(send_task)", folder="celery", way="reference", packages=(*_CELERY, "asgiref")
+)
+BLOCKING = Contender(name="blocking send_task in the loop", folder="celery", way="blocking", packages=_CELERY)
+THREAD_POOL = Contender(name="thread pool", folder="celery", way="thread pool", packages=_CELERY)
+EMPTY = Contender(name="limit: empty route", folder="celery", way="empty", packages=_WEB)
+CELERY = Contender(name="Celery's own apply_async", folder="celery", packages=_CELERY)
+TASKIQ = Contender(
+    name="taskiq (aio-pika)", folder="taskiq", packages=("taskiq", "taskiq-aio-pika", "taskiq-redis", "aio-pika")
+)
+AIO_CELERY = Contender(name="aio-celery", folder="aio_celery", packages=("aio-celery", "aio-pika"))
+DRAMATIQ = Contender(name="dramatiq (6 threads)", folder="dramatiq", packages=("dramatiq", "pika"))
+AIORMQ = Contender(name="aiormq, bare messages", folder="aiormq", packages=("aiormq",))
+ARQ = Contender(name="arq (Redis only)", folder="arq", packages=("arq", "redis"))
+OURS = Contender(name="async-celery (ours)", folder="async_celery", packages=(*_CELERY, "hiredis"))
+LIMIT = Contender(name="limit: prebuilt bytes", folder="limits", packages=("pamqp", "hiredis"))
+
+PEERS = (TASKIQ, AIO_CELERY, DRAMATIQ)
+"""Task libraries on RabbitMQ that a user could take instead of ours."""
+
+
+class ContenderError(Exception):
+    """A contender failed, or said something wrong; the text says what."""
+
+
+class Running:
+    """A contender's program. Use as a context manager: it has ended when the block is left."""
+
+    def __init__(self, contender: Contender, command: Mapping[str, Any], instance: Instance) -> None:
+        self._contender = contender
+        self._log = instance.log(f"bench-{contender.folder}")
+        python = environments.python(contender.environment, instance)
+        words = ["setpriv", "--pdeathsig", "TERM", "--", str(python), "contender.py"]
+        self._deaf = self._log.open("ab")
+        self._process = subprocess.Popen(
+            [*words, json.dumps({**command, "way": command.get("way", contender.way)})],
+            cwd=instance.repository / _FOLDER / contender.folder,
+            env=_environ(contender),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._deaf,
+            start_new_session=True,  # so that whatever it leaves behind can be ended with it
+        )
+        self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(ProcessLookupError):  # it has given its answer, and nothing that it still does is of use
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._deaf):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is there no more."""
+        return self._process.poll() is not None
+
+    def tell(self, words: Mapping[str, Any]) -> None:
+        """Send it one line."""
+        if self._process.stdin is None:
+            raise AssertionError
+        self._process.stdin.write(json.dumps(words).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def answer(self, timeout: float) -> dict[str, Any]:
+        """Wait for its next line.
+
+        Args:
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            ContenderError: It ended without one, or took too long; holds the last lines of its log.
+        """
+        stream = self._process.stdout
+        if stream is None:
+            raise AssertionError
+        deadline = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise self.error(f"said nothing for {timeout:.0f} s")
+                piece = os.read(stream.fileno(), 1 << 16)
+                if not piece:
+                    raise self.error("ended without an answer")
+                self._rest += piece
+        line, _, self._rest = self._rest.partition(b"\n")
+        return dict(json.loads(line))
+
+    def error(self, what: str) -> ContenderError:
+        """Return an error that names the contender, with the last lines of its log."""
+        lines = " / ".join(line.strip() for line in tail(self._log, 3))
+        return ContenderError(f"{self._contender.name} {what}: {lines}")
+
+
+def _environ(contender: Contender) -> dict[str, str]:
+    """Return what a contender's program inherits: nothing of ours, nothing that moves a broker or a path."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    environ = {**kept, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    if contender.folder == OURS.folder and (library := os.environ.get(LIBRARY)):
+        source = Path(library).resolve()
+        if not (source / "async_celery").is_dir():
+            raise StackError(
+                f"{LIBRARY} names {source}, where there is no async_celery",
+                hint="name the folder that holds the package, as in libs/async-celery/src",
+            )
+        environ["PYTHONPATH"] = str(source)
+    return environ

@@ -1,0 +1,253 @@
+"""The goals: what our library must reach, as ratios inside one run, and whether it has.
+
+How it works: a goal compares one of our figures with somebody else's in the same row, round by round (against the
+best of several: the one with the best median), or with a bound of its own. `share` is how much of the goal is
+reached: 1 and more is all of it.
+
+What belongs here: the goal table, and the verdict.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from stack.bench.contenders import AIO_CELERY, AIORMQ, CELERY, DRAMATIQ, EMPTY, LIMIT, OURS, PEERS, REFERENCE
+from stack.bench.results import RowResult
+from stack.bench.rows import backlog, enqueue, http, round_trip, waiters, workflows
+
+ALMOST = 0.8
+"""Share of a goal below which it is missed by much: the work is not finished."""
+
+_PEERS = tuple(peer.name for peer in PEERS)
+_LONGEST_LAG = 20.0  # ms
+_NO_COMMANDS = 1.0  # per s: "about none", whatever the number of waiters
+_FLAT = 1.1  # times the memory at the beginning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A figure of ours, what it is compared with, and the bound of the ratio.
+
+    With `against` empty the figure itself is bounded. `is_at_most` says that smaller is better. `other_case` is
+    the case of the others where it is not ours.
+    """
+
+    row: str
+    figure: str
+    case: str
+    metric: str
+    bound: float
+    against: tuple[str, ...] = ()
+    is_at_most: bool = False
+    other_case: str = ""
+    unit: str = ""
+
+    @property
+    def versus(self) -> str:
+        """Whom the figure is compared with, in words."""
+        if not self.against:
+            return "-"
+        return "best RabbitMQ peer" if self.against == _PEERS else self.against[0]
+
+    def text(self, value: float) -> str:
+        """Return a ratio, or a figure with its unit, as one reads it."""
+        if not self.against:
+            return f"{value:.3g}{self.unit}"
+        return f"1/{1 / value:.3g}" if self.is_at_most and 0 < value < 0.5 else f"{value:.3g}×"
+
+    @property
+    def wanted(self) -> str:
+        """The bound, as one reads it."""
+        return f"{'≤' if self.is_at_most else '≥'} {self.text(self.bound)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a goal was met: the ratio and the share of the goal; None where it was not measured."""
+
+    goal: Goal
+    value: float | None
+    share: float | None
+    versus: str
+
+    @property
+    def words(self) -> str:
+        """The verdict in plain words."""
+        if self.share is None:
+            return "not measured"
+        if self.share >= 1:
+            return "reached"
+        kind = "short, but ≥ 80%" if self.share >= ALMOST else "missed"
+        return f"{kind} ({self.share:.0%} of the goal)"
+
+
+def verdict(goal: Goal, results: Mapping[str, RowResult]) -> Verdict:
+    """Return how a goal was met in these results, by row."""
+    value, versus = _value(goal, results.get(goal.row))
+    share = None
+    if value is not None:
+        share = goal.bound / value if goal.is_at_most and value else value / goal.bound
+        if goal.is_at_most and not value:
+            share = 1.0  # nothing at all, as wanted
+    return Verdict(goal=goal, value=value, share=share, versus=versus)
+
+
+def _value(goal: Goal, result: RowResult | None) -> tuple[float | None, str]:
+    if result is None:
+        return None, goal.versus
+    if not goal.against:
+        return result.median(OURS.name, goal.case, goal.metric), goal.versus
+    other_case = goal.other_case or goal.case
+    medians = {name: result.median(name, other_case, goal.metric) for name in goal.against}
+    known = {name: median for name, median in medians.items() if median is not None}
+    if not known:
+        return None, goal.versus
+    best = (min if goal.is_at_most else max)(known, key=lambda name: known[name])
+    versus = f"best peer: {best}" if len(goal.against) > 1 else best
+    return result.ratio(OURS.name, best, goal.case, goal.metric, other_case), versus
+
+
+def _enqueue(senders: int, reference: float, peers: float, limit: float) -> Iterator[Goal]:
+    for against, bound in (((REFERENCE.name,), reference), (_PEERS, peers), ((LIMIT.name,), limit)):
+        yield Goal(
+            row=enqueue.ROW.name,
+            figure=f"enqueue @{senders}, confirmed",
+            case=enqueue.case("classic", senders),
+            metric="tasks/s",
+            against=against,
+            bound=bound,
+        )
+
+
+def _cpu() -> Iterator[Goal]:
+    for against, bound in (((REFERENCE.name,), 1 / 50), (_PEERS, 1 / 10), ((LIMIT.name,), 1.5)):
+        yield Goal(
+            row=enqueue.ROW.name,
+            figure="CPU per task @50",
+            case=enqueue.case("classic", 50),
+            metric="CPU us/task",
+            against=against,
+            bound=bound,
+            is_at_most=True,
+        )
+    yield Goal(
+        row=enqueue.ROW.name,
+        figure="max loop lag @50",
+        case=enqueue.case("classic", 50),
+        metric="max lag ms",
+        against=(AIORMQ.name,),
+        bound=1.0,
+        is_at_most=True,
+    )
+
+
+def _round_trip() -> Iterator[Goal]:
+    own, other = round_trip.case(round_trip.PREFORK, 1), round_trip.case(round_trip.OWN, 1)
+    for against, bound, other_case in ((REFERENCE, 1 / 40, own), (DRAMATIQ, 1.0, other)):
+        yield Goal(
+            row=round_trip.ROW.name,
+            figure="round trip p50 @1, prefork -c 2",
+            case=own,
+            metric="p50 ms",
+            against=(against.name,),
+            bound=bound,
+            is_at_most=True,
+            other_case=other_case,
+        )
+    for against, bound in ((REFERENCE, 8.0), (AIO_CELERY, 5.0), (LIMIT, 0.7)):
+        yield Goal(
+            row=round_trip.ROW.name,
+            figure="round trips/s @50, fast worker",
+            case=round_trip.case(round_trip.FAST, 50),
+            metric="results/s",
+            against=(against.name,),
+            bound=bound,
+        )
+
+
+def _waiters(count: int) -> Iterator[Goal]:
+    for metric, against, bound in (
+        ("CPU %", REFERENCE, 1 / 25),
+        ("wake-up p50 ms", REFERENCE, 1 / 500),
+        ("wake-up p50 ms", LIMIT, 4.0),
+    ):
+        yield Goal(
+            row=waiters.ROW.name,
+            figure=f"{waiters.case(count)}: {metric}",
+            case=waiters.case(count),
+            metric=metric,
+            against=(against.name,),
+            bound=bound,
+            is_at_most=True,
+        )
+    yield Goal(
+        row=waiters.ROW.name,
+        figure=f"{waiters.case(count)}: Redis commands",
+        case=waiters.case(count),
+        metric="Redis commands/s",
+        bound=_NO_COMMANDS,
+        is_at_most=True,
+        unit="/s",
+    )
+
+
+def _http() -> Iterator[Goal]:
+    for against, bound in ((REFERENCE, 8.0), (EMPTY, 0.6)):
+        yield Goal(
+            row=http.ROW.name,
+            figure="HTTP POST → 202",
+            case=http.CASE,
+            metric="requests/s",
+            against=(against.name,),
+            bound=bound,
+        )
+
+
+def _workflows() -> Iterator[Goal]:
+    for shape, times in (("chord", 6), ("group", 6), ("chain", 2)):
+        yield Goal(
+            row=workflows.ROW.name,
+            figure=f"submit a {workflows.SIZES[shape]}",
+            case=shape,
+            metric="submit ms",
+            against=(CELERY.name,),
+            bound=1 / times,
+            is_at_most=True,
+        )
+        yield Goal(
+            row=workflows.ROW.name,
+            figure=f"submit a {workflows.SIZES[shape]}: max loop lag",
+            case=shape,
+            metric="max lag ms",
+            bound=_LONGEST_LAG,
+            is_at_most=True,
+            unit=" ms",
+        )
+
+
+def _backlog() -> Iterator[Goal]:
+    for figure, metric, bound, is_at_most in (
+        ("very many queued tasks: rate, last / first", "late/early", 0.8, False),
+        ("very many queued tasks: memory, last / first", "memory growth", _FLAT, True),
+    ):
+        yield Goal(
+            row=backlog.ROW.name,
+            figure=figure,
+            case=backlog.CASE,
+            metric=metric,
+            bound=bound,
+            is_at_most=is_at_most,
+            unit="×",
+        )
+
+
+GOALS: tuple[Goal, ...] = (
+    *_enqueue(50, 18, 2.8, 0.85),
+    *_enqueue(500, 28, 2.5, 0.85),
+    *_enqueue(1, 2.4, 2, 0.95),
+    *_cpu(),
+    *_round_trip(),
+    *(goal for count in waiters.COUNTS for goal in _waiters(count)),
+    *_http(),
+    *_workflows(),
+    *_backlog(),
+)

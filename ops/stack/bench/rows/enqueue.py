@@ -1,0 +1,108 @@
+"""Enqueue: how fast tasks are sent, and what that costs the sender's process and its event loop.
+
+What belongs here: that row.
+"""
+
+from functools import partial
+
+from stack.bench.contenders import (
+    AIO_CELERY,
+    AIORMQ,
+    BLOCKING,
+    DRAMATIQ,
+    LIMIT,
+    OURS,
+    REFERENCE,
+    TASKIQ,
+    THREAD_POOL,
+    Contender,
+)
+from stack.bench.lab import Lab
+from stack.bench.row import Column, Found, Row, Scale, Standing, Table, Turn
+
+LEVELS = (1, 50, 500)
+TYPES = ("classic", "quorum")
+_CONTENDERS = (REFERENCE, BLOCKING, THREAD_POOL, TASKIQ, AIO_CELERY, DRAMATIQ, AIORMQ, OURS, LIMIT)
+_QUICK_QUORUM = (REFERENCE, TASKIQ, OURS, LIMIT)
+_DECLARE_THEMSELVES = (TASKIQ.name, DRAMATIQ.name)
+
+
+def case(queue_type: str, senders: int) -> str:
+    """Return the name of a case."""
+    return f"{queue_type} @{senders}"
+
+
+def _turns(scale: Scale) -> list[Turn]:
+    seconds = scale.pick(0.2, 3.0)
+    rounds = {"classic": scale.pick(2, 5), "quorum": scale.pick(1, 5)}
+    return [
+        Turn(
+            contender=contender.name,
+            case=queue_type,
+            round=number,
+            act=partial(_act, contender=contender, queue_type=queue_type, seconds=seconds),
+        )
+        for queue_type in TYPES
+        for number in range(rounds[queue_type])
+        for contender in (_CONTENDERS if scale.is_full or queue_type == "classic" else _QUICK_QUORUM)
+    ]
+
+
+def _act(lab: Lab, _: Standing, *, contender: Contender, queue_type: str, seconds: float) -> Found:
+    queue = lab.queue(queue_type, declared=contender.name not in _DECLARE_THEMSELVES)
+    options = {"queue": queue, "queue_type": queue_type, "levels": LEVELS, "seconds": seconds}
+    answer = lab.ask(contender, "enqueue", **options)
+    lab.broker.require(queue, answer["total"])
+    lab.broker.delete(queue)
+    for level in answer["levels"]:
+        yield (
+            case(queue_type, level["senders"]),
+            {
+                "tasks/s": level["sent"] / level["seconds"],
+                "CPU us/task": level["cpu"] / level["sent"] * 1e6,
+                "max lag ms": level["lag"] * 1e3,
+            },
+        )
+
+
+def _table(queue_type: str) -> Table:
+    return Table(
+        title=f"{queue_type} queue, tasks/s",
+        columns=(
+            *(
+                Column(
+                    title=f"@{senders}",
+                    case=case(queue_type, senders),
+                    metric="tasks/s",
+                )
+                for senders in LEVELS
+            ),
+            Column(title="CPU µs/task @50", case=case(queue_type, 50), metric="CPU us/task"),
+            Column(title="max loop lag ms @50", case=case(queue_type, 50), metric="max lag ms"),
+        ),
+    )
+
+
+ROW = Row(
+    name="enqueue",
+    title="Enqueue",
+    conditions="One process sends no-op tasks to a durable queue that nobody consumes, with 1, 50 and 500 "
+    "concurrent senders, each awaiting its send. Persistent messages and publisher confirms in every "
+    "line; a send counts when it is confirmed. Celery's lines and ours have Redis as result backend. "
+    "The harness counts the messages in the queue after every turn. Standard event loop. CPU is the "
+    "process' own, all threads. `blocking` gives the loop no turn until it has finished: its lag is "
+    "the length of the burst. dramatiq and the thread pool use 6 threads on 2 cores. The limit has "
+    "no tasks and no futures: one write per arrival of confirms.",
+    contenders=_CONTENDERS,
+    turns=_turns,
+    tables=tuple(_table(queue_type) for queue_type in TYPES),
+    plots={
+        **{
+            f"tasks/s, {senders} concurrent, classic": Column(
+                title="tasks/s", case=case("classic", senders), metric="tasks/s"
+            )
+            for senders in LEVELS
+        },
+        "CPU µs per task, 50 concurrent": Column(title="µs", case=case("classic", 50), metric="CPU us/task"),
+    },
+)
