@@ -12,7 +12,7 @@ from typing import Any
 import aiormq
 from bench_protocol import Command, enqueue, main
 
-_BODY = b"x" * 88  # bytes: the body of a no-op task in Celery's protocol
+_BODY = b"x" * 78  # bytes: the body of a no-op task in Celery's protocol
 _PERSISTENT = aiormq.spec.Basic.Properties(delivery_mode=2)
 
 

@@ -20,6 +20,7 @@ from async_celery import AsyncCelery
 
 ASKED = command()
 _KEY = b"benchmark-benchmark"
+_AT_ONCE = 1000  # sends; the client refuses those that would wait behind thousands of others
 
 
 def _app() -> Celery:
@@ -62,8 +63,11 @@ def _round_trip(asked: Command) -> dict[str, Any]:
 def _wait(asked: Command) -> None:
     async def run() -> None:
         async with _client() as client:
-            sends = (client.send_task("noop", (n,), queue=asked.queue) for n in range(asked.count))
-            handles = {handle.id: handle for handle in await asyncio.gather(*sends)}
+            handles = {}
+            for first in range(0, asked.count, _AT_ONCE):
+                numbers = range(first, min(first + _AT_ONCE, asked.count))
+                sends = (client.send_task("noop", (number,), queue=asked.queue) for number in numbers)
+                handles |= {handle.id: handle for handle in await asyncio.gather(*sends)}
             await wait_for_all(asked, list(handles), lambda one: handles[one].result(asked.timeout))
 
     asyncio.run(run())

@@ -163,6 +163,11 @@ def ask(connection: socket.socket, request: bytes, *, answers: int) -> list[obje
     return got
 
 
+def key(task_id: str) -> str:
+    """Return the key, and channel, of a task's result."""
+    return f"celery-task-meta-{task_id}"
+
+
 def result(task_id: str, value: object) -> bytes:
     """Return a result as Celery's JSON serializer writes it."""
     meta = {
@@ -178,10 +183,10 @@ def result(task_id: str, value: object) -> bytes:
 
 def store(task_id: str, value: object) -> bytes:
     """Return the commands with which Celery's Redis backend stores and announces a result; 4 answers."""
-    key, meta = f"celery-task-meta-{task_id}", result(task_id, value)
+    meta = result(task_id, value)
     return (
         hiredis.pack_command(("MULTI",))
-        + hiredis.pack_command(("SETEX", key, 86400, meta))
-        + hiredis.pack_command(("PUBLISH", key, meta))
+        + hiredis.pack_command(("SETEX", key(task_id), 86400, meta))
+        + hiredis.pack_command(("PUBLISH", key(task_id), meta))
         + hiredis.pack_command(("EXEC",))
     )

@@ -1,6 +1,7 @@
 """taskiq with taskiq-aio-pika (confirms on, persistent messages) and taskiq-redis; its defaults otherwise.
 
-How it works: results are polled every 0.2 s, taskiq's default; the worker is taskiq's own, one process.
+How it works: results are polled every 0.2 s, taskiq's default; the worker is taskiq's own, one process. Waiting
+for one of its Redis connections has no deadline: with the default, 20 s, it fails at 10,000 waiters.
 
 What belongs here: taskiq's rows.
 """
@@ -28,7 +29,7 @@ from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
 from taskiq_redis import RedisAsyncResultBackend
 
 ASKED = command()
-backend: RedisAsyncResultBackend[Any] = RedisAsyncResultBackend(ASKED.backend)
+backend: RedisAsyncResultBackend[Any] = RedisAsyncResultBackend(ASKED.backend, timeout=None)
 broker = AioPikaBroker(
     ASKED.broker,
     task_queues=[Queue(name=ASKED.queue, type=QueueType(ASKED.queue_type))],

@@ -58,9 +58,9 @@ _CELERY = ("celery", "kombu", "redis")
 _WEB = ("fastapi", "uvicorn", "uvloop", "httptools")
 
 REFERENCE = Contender(
-    name="reference: sync_to_async(send_task)", folder="celery", way="reference", packages=(*_CELERY, "asgiref")
+    name="reference (sync_to_async)", folder="celery", way="reference", packages=(*_CELERY, "asgiref")
 )
-BLOCKING = Contender(name="blocking send_task in the loop", folder="celery", way="blocking", packages=_CELERY)
+BLOCKING = Contender(name="blocking in the loop", folder="celery", way="blocking", packages=_CELERY)
 THREAD_POOL = Contender(name="thread pool", folder="celery", way="thread pool", packages=_CELERY)
 EMPTY = Contender(name="limit: empty route", folder="celery", way="empty", packages=_WEB)
 CELERY = Contender(name="Celery's own apply_async", folder="celery", packages=_CELERY)
@@ -73,9 +73,19 @@ AIORMQ = Contender(name="aiormq, bare messages", folder="aiormq", packages=("aio
 ARQ = Contender(name="arq (Redis only)", folder="arq", packages=("arq", "redis"))
 OURS = Contender(name="async-celery (ours)", folder="async_celery", packages=(*_CELERY, "hiredis"))
 LIMIT = Contender(name="limit: prebuilt bytes", folder="limits", packages=("pamqp", "hiredis"))
+AWAITED = Contender(
+    name="limit: prebuilt bytes, awaited", folder="limits", way="awaited", packages=("pamqp", "hiredis")
+)
+PUBSUB = Contender(name="limit: bare Redis pub/sub", folder="limits", packages=("hiredis",))
+FAST_WORKER = Contender(name="limit: the fast worker alone", folder="limits", packages=("pamqp", "hiredis"))
 
 PEERS = (TASKIQ, AIO_CELERY, DRAMATIQ)
 """Task libraries on RabbitMQ that a user could take instead of ours."""
+
+
+def contender_log(contender: Contender, instance: Instance) -> Path:
+    """Return the file with what a contender's programs print to standard error."""
+    return instance.log(contender.environment.name)
 
 
 class ContenderError(Exception):
@@ -87,17 +97,18 @@ class Running:
 
     def __init__(self, contender: Contender, command: Mapping[str, Any], instance: Instance) -> None:
         self._contender = contender
-        self._log = instance.log(f"bench-{contender.folder}")
+        self._log = contender_log(contender, instance)
         python = environments.python(contender.environment, instance)
         words = ["setpriv", "--pdeathsig", "TERM", "--", str(python), "contender.py"]
-        self._deaf = self._log.open("ab")
+        environ = _environ(contender)
+        self._errors = self._log.open("ab")
         self._process = subprocess.Popen(
             [*words, json.dumps({**command, "way": command.get("way", contender.way)})],
             cwd=instance.repository / _FOLDER / contender.folder,
-            env=_environ(contender),
+            env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._deaf,
+            stderr=self._errors,
             start_new_session=True,  # so that whatever it leaves behind can be ended with it
         )
         self._rest = b""
@@ -111,7 +122,7 @@ class Running:
         with suppress(ProcessLookupError):  # it has given its answer, and nothing that it still does is of use
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._deaf):
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
@@ -140,7 +151,7 @@ class Running:
             timeout: How long to wait, in seconds.
 
         Raises:
-            ContenderError: It ended without one, or took too long; holds the last lines of its log.
+            ContenderError: It ended without one, or took too long; holds the last line of its log.
         """
         stream = self._process.stdout
         if stream is None:
@@ -159,9 +170,9 @@ class Running:
         return dict(json.loads(line))
 
     def error(self, what: str) -> ContenderError:
-        """Return an error that names the contender, with the last lines of its log."""
-        lines = " / ".join(line.strip() for line in tail(self._log, 3))
-        return ContenderError(f"{self._contender.name} {what}: {lines}")
+        """Return an error that names the contender, with the last line of its log: what it died of."""
+        last = "".join(tail(self._log, 1)).strip() or "it printed nothing"
+        return ContenderError(f"{self._contender.name} {what}: {last}")
 
 
 def _environ(contender: Contender) -> dict[str, str]:

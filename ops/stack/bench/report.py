@@ -52,7 +52,7 @@ def show(row: Row, result: RowResult, console: Console) -> None:
         lines = list(_lines(table, result))
         if lines:
             shown = rich.table.Table(title=f"{row.title}: {table.title}", box=None, title_justify="left")
-            shown.add_column("")
+            shown.add_column("", no_wrap=True)
             for column in table.columns:
                 shown.add_column(column.title, justify="right")
             for line in lines:
@@ -67,8 +67,8 @@ def show_goals(results: dict[str, RowResult], rows: Sequence[Row], console: Cons
     """Print the verdicts on the goals of these rows."""
     names = {row.name for row in rows}
     shown = rich.table.Table(title="Goals", box=None, title_justify="left")
-    for title in ("", "against", "ratio", "goal", ""):
-        shown.add_column(title, justify="right" if title in ("ratio", "goal") else "left")
+    for title in ("", "against", "measured", "goal", ""):
+        shown.add_column(title, justify="right" if title in ("measured", "goal") else "left")
     for one in _verdicts(results):
         if one.goal.row in names:
             shown.add_row(one.goal.figure, one.versus, _value(one), one.goal.wanted, one.words)

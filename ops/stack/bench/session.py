@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stack import environments, folders, locks, processes
 from stack.bench import report, rows, servers
 from stack.bench.broker import Broker
-from stack.bench.contenders import Contender
+from stack.bench.contenders import Contender, contender_log
 from stack.bench.lab import Lab
 from stack.bench.results import Measurement, RowResult, Surroundings
 from stack.bench.row import Row, Scale
@@ -56,6 +56,8 @@ def run(home: Instance, names: Sequence[str], *, is_full: bool, console: Console
     output = home.repository / "benchmarks" if is_full else home.state / "bench"
     (output / report.FOLDER).mkdir(parents=True, exist_ok=True)
     _make_environments(home, chosen, console)
+    for contender in {one for row in chosen for one in row.contenders}:
+        contender_log(contender, home).unlink(missing_ok=True)  # what it holds is of this run
     with servers.started(home, console) as instance, Broker(instance) as broker, Store(instance) as store:
         # Environments and logs are the live instance's, the servers are those just started.
         lab = Lab(instance=home, broker=broker, store=store)

@@ -38,6 +38,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         "logs",
         "urls",
         "test",
+        "bench",
         "lock",
         "doctor",
         "reset",
@@ -52,6 +53,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["stop", "nope"], 2, "services: postgres, redis"),
         (["logs", "nope"], 2, "services: postgres, redis"),
         (["test", "nope"], 2, "suites: lint, types, imports, contracts"),
+        (["bench", "nope"], 2, "rows: enqueue, round-trip"),
         (["stop"], 2, "Missing argument"),
         (["nope"], 2, "No such command"),
         (["logs", "--request", ""], 2, "--request ID"),
@@ -111,9 +113,19 @@ def test_reset_deletes_what_stack_makes_and_nothing_else(tmp_path: Path) -> None
     outside.mkdir()
     (outside / "precious").touch()
     state = tmp_path / "state"
-    for made in ("venvs/ops/bin", "bootstrap/bin", "cache/ruff", "logs", "test-abc/run", "test-mine"):
+    for made in (
+        "venvs/ops/bin",
+        "bootstrap/bin",
+        "cache/ruff",
+        "logs",
+        "test-abc/run",
+        "test-mine",
+        "bench",
+        "bench-abc/run",
+    ):
         (state / made).mkdir(parents=True)
     (state / "test-abc/run/lock").touch()
+    (state / "bench-abc/run/lock").touch()
     (state / "env").write_text("broken '\n")
     (state / "data").symlink_to(outside)
     (state / "mine").touch()
@@ -121,7 +133,7 @@ def test_reset_deletes_what_stack_makes_and_nothing_else(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert (outside / "precious").exists()
     assert sorted(place.name for place in state.iterdir()) == ["mine", "test-mine"]
-    for name in ("venvs", "bootstrap", "cache", "logs", "env", "data", "test-abc", "run"):
+    for name in ("venvs", "bootstrap", "cache", "logs", "env", "data", "test-abc", "bench", "bench-abc", "run"):
         assert f"deleted {state / name}\n" in done.stdout
     assert f"deleted {state}\n" not in done.stdout
 

@@ -9,8 +9,7 @@ is then found by ids, long after Celery has forgotten its shape. Five traps of C
 - a signature used twice, or frozen before, carries the ids of its first use;
 - inside a chain, a group of one is unrolled, and the next task gets a value in place of a list: an explicit
   chord is not;
-- nested groups are flattened, in reverse order when they are a chord's header or follow a task: flattened here, in
-  order;
+- nested groups are flattened, in reverse order in a chord's header or after a task: flattened here, in order;
 - chunks inside another canvas give the ids of their results: they are the group here that they are elsewhere.
 
 What belongs here: the shape of workflows. Publishing is the transport's.

@@ -77,6 +77,13 @@ class AsyncCelery:
                 "a result could be gone while its task still counts as queued; raise the one or lower the other"
             )
         ids = TaskIds(task_id_key)
+        if not celery_app.conf.result_backend:
+            raise ValueError("the Celery app keeps no results: set result_backend, to a redis:// URL for example")
+        backend: Backend
+        if _scheme(celery_app.conf.result_backend) in _REDIS:
+            backend = RedisBackend(celery_app, ids=ids, backend_timeout=backend_timeout)
+        else:
+            backend = ThreadsBackend(celery_app, backend_timeout=backend_timeout, max_threads=max_threads)
         recorder = CeleryRecorder(celery_app, new_child_id=ids.child)
         broker: Broker
         if _scheme(celery_app.conf.broker_write_url or celery_app.conf.broker_url) in _AMQP:
@@ -87,13 +94,6 @@ class AsyncCelery:
             broker = ThreadsBroker(
                 celery_app, recorder=recorder, publish_timeout=publish_timeout, max_threads=max_threads
             )
-        if not celery_app.conf.result_backend:
-            raise ValueError("the Celery app keeps no results: set result_backend, to a redis:// URL for example")
-        backend: Backend
-        if _scheme(celery_app.conf.result_backend) in _REDIS:
-            backend = RedisBackend(celery_app, ids=ids, backend_timeout=backend_timeout)
-        else:
-            backend = ThreadsBackend(celery_app, backend_timeout=backend_timeout, max_threads=max_threads)
         self._assemble(
             ids=ids,
             recorder=recorder,

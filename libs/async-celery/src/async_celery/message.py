@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # not in the stubs
+from math import isfinite
 from time import time
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import amqp as pyamqp
@@ -48,7 +49,7 @@ _BASIC = 60
 _CONTENT_HEADER = struct.Struct(">HHQ")
 """Class, weight (always 0), size of the body; the properties follow."""
 _LENGTH = struct.Struct(">I")
-_EXPIRY_RESOLUTION = 0.001  # s
+_EXPIRES_RESOLUTION = 0.001  # s
 
 _MOST_HEADER_BYTES = amqp.FRAME_MAX - 8
 
@@ -88,12 +89,8 @@ class Place:
     frame: bytes
 
 
-class Encoded(NamedTuple):
-    """A message as the frames that publish it."""
-
-    task_id: str | None
-    place: Place
-    frames: bytes
+Encoded = tuple[Place, bytes]
+"""Where a message goes, and the frames that publish it there."""
 
 
 class Encoder:
@@ -125,11 +122,13 @@ class Encoder:
         try:
             template = self._template_of(message)
             if template is not None and template.allows(message.headers):
-                return self._framed(message.task_id, template.place, *template.fill(message))
-            publication = self._recorder.task(message)
+                place = template.place
+                header, body = template.fill(message)
+            else:
+                place, header, body = self._by_kombu(self._recorder.task(message))
         except (PayloadError, *_NOT_ENCODABLE) as exc:
             raise PayloadError(_fault(message) or f"the message cannot be serialised: {_text(exc)}") from exc
-        return self.publication(publication)
+        return place, self._framed(place, header, body)
 
     def publication(self, publication: Publication) -> Encoded:
         """Encode what Celery's own code would publish.
@@ -138,24 +137,28 @@ class Encoder:
             PayloadError: it cannot be encoded.
         """
         try:
-            place, properties, body = self._through_kombu(publication)
-            header = _content_header(properties, body)
+            place, header, body = self._by_kombu(publication)
         except _NOT_ENCODABLE as exc:
             raise PayloadError(f"the message cannot be serialised: {_text(exc)}") from exc
-        return self._framed(publication.task_id, place, header, body)
+        return place, self._framed(place, header, body)
 
-    def _framed(self, task_id: str | None, place: Place, header: bytes, body: bytes) -> Encoded:
+    def _framed(self, place: Place, header: bytes, body: bytes) -> bytes:
         if len(body) > self._max_body_bytes:
             raise PayloadError(
-                f"the message has {len(body)} bytes, {self._max_body_bytes} are allowed: store the data elsewhere "
-                "and send a reference"
+                f"the message has {len(body)} bytes, {self._max_body_bytes} are allowed: store the data "
+                "elsewhere and send a reference"
             )
         if len(header) > _MOST_HEADER_BYTES:
             raise PayloadError(
                 f"the message has headers of {len(header)} bytes, {_MOST_HEADER_BYTES} are allowed: send what is "
                 "long as an argument"
             )
-        return Encoded(task_id, place, amqp.message_frames(place.frame, header, body))
+        return amqp.message_frames(place.frame, header, body)
+
+    def _by_kombu(self, publication: Publication) -> tuple[Place, bytes, bytes]:
+        """Return the place, content header and body of a publication."""
+        place, properties, body = self._through_kombu(publication)
+        return place, _content_header(properties, body), body
 
     def _through_kombu(self, publication: Publication) -> tuple[Place, dict[str, Any], bytes]:
         """Return the place, properties and body that kombu makes of a publication."""
@@ -267,8 +270,8 @@ class _Template:
         self._args_limit: int = app.amqp.argsrepr_maxsize
         self._kwargs_limit: int = app.amqp.kwargsrepr_maxsize
         self._levels: int | None = app.conf.task_repr_maxlevels
-        self._expiry = b""
-        self._expiry_of = (0.0, 0.0)  # the lifetime that it was made for, and when, in s
+        self._expires = b""
+        self._expires_of = (0.0, 0.0)  # the lifetime that it was made for, and when, in s
 
     @classmethod
     def of(cls, app: Any, place: Place, payload: Any, properties: Mapping[str, Any]) -> "_Template | None":
@@ -301,26 +304,23 @@ class _Template:
             kwargs = dict(kwargs)
         body = _encode_json((args, kwargs))[:-1].encode() + self._embed
         short_id = _short(task_id)
-        long_id = _LENGTH.pack(len(short_id) - 1) + short_id[1:]
         args_repr = _repr(args, self._args_limit, self._levels)
         kwargs_repr = _repr(kwargs, self._kwargs_limit, self._levels) if kwargs else b"{}"
-        expiry = self._expiry_after(lifetime)
         table = b"".join(
             (
                 self._headers,
-                b"\x02idS",
-                long_id,
-                b"\x07root_idS",
-                long_id,
+                # A long string has its length in four bytes, a short one in the last of them.
+                b"\x02idS\0\0\0",
+                short_id,
+                b"\x07root_idS\0\0\0",
+                short_id,
                 b"\x08argsreprS",
                 _LENGTH.pack(len(args_repr)),
                 args_repr,
                 b"\x0akwargsreprS",
                 _LENGTH.pack(len(kwargs_repr)),
                 kwargs_repr,
-                b"\x07expiresS",
-                _LENGTH.pack(len(expiry)),
-                expiry,
+                self._expires_after(lifetime),
                 _table_entries(headers) if headers else b"",
             )
         )
@@ -341,14 +341,15 @@ class _Template:
         )
         return header, body
 
-    def _expiry_after(self, lifetime: float) -> bytes:
-        """Return the time so many s from now, as ISO 8601. One text serves for a ms: it takes long to write."""
+    def _expires_after(self, lifetime: float) -> bytes:
+        """Return the header with the time so many s from now. It serves for a ms: a time takes long to write."""
         now = time()
-        made_for, made_at = self._expiry_of
-        if lifetime != made_for or not 0 <= now - made_at < _EXPIRY_RESOLUTION:
-            self._expiry = datetime.fromtimestamp(now + lifetime, UTC).isoformat().encode()
-            self._expiry_of = lifetime, now
-        return self._expiry
+        made_for, made_at = self._expires_of
+        if lifetime != made_for or not 0 <= now - made_at < _EXPIRES_RESOLUTION:
+            at = datetime.fromtimestamp(now + lifetime, UTC).isoformat()
+            self._expires = b"\x07expiresS\0\0\0" + _short(at)
+            self._expires_of = lifetime, now
+        return self._expires
 
 
 _VARIABLE = {"id", "root_id", "argsrepr", "kwargsrepr", "expires"}
@@ -376,6 +377,7 @@ _FLAGS_WITH_EXPIRATION = _flags(*_PROPERTIES, "expiration")
 
 
 def _content_header(properties: Mapping[str, Any], body: bytes) -> bytes:
+    _check_table(properties["application_headers"])
     message: Any = pyamqp.Message(**properties)
     serialized: bytes = message._serialize_properties()
     return _CONTENT_HEADER.pack(_BASIC, 0, len(body)) + serialized
@@ -389,8 +391,26 @@ def _short(text: str) -> bytes:
 
 def _table_entries(table: Mapping[str, Any]) -> bytes:
     """Encode a table without its length, so that more entries can follow."""
+    _check_table(table)
     encoded: bytes = serialization.dumps("F", (dict(table),))
     return encoded[_LENGTH.size :]
+
+
+def _check_table(value: Any) -> None:
+    """Refuse what py-amqp encodes, and RabbitMQ then closes the connection on: Erlang has no such numbers.
+
+    Raises:
+        ValueError: there is an infinite number in it, or none at all.
+    """
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(f"RabbitMQ cannot take {value} in a header")
+    elif isinstance(value, dict):
+        for item in value.values():
+            _check_table(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_table(item)
 
 
 def _is_same(ours: tuple[bytes, bytes], theirs: tuple[bytes, bytes]) -> bool:

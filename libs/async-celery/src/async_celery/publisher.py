@@ -20,9 +20,7 @@ import os
 import platform
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from celery import Celery
 
@@ -96,7 +94,7 @@ class AmqpBroker:
     async def publish(self, message: TaskMessage) -> None:
         """See `Broker`."""
         self._check(message.task_id)
-        letter = self._admit(self._encoder.task(message))
+        letter = self._admit(message.task_id, self._encoder.task(message))
         self._pump()
         try:
             await letter.future
@@ -109,11 +107,11 @@ class AmqpBroker:
         messages = await self._encode_all(publications)
         letters: deque[Letter] = deque()
         try:
-            for message in messages:
+            for publication, message in zip(publications, messages, strict=True):
                 if len(letters) >= self._max_in_flight:
                     await self._end_of(letters.popleft())
-                self._check(message.task_id)
-                letters.append(self._admit(message))
+                self._check(publication.task_id)
+                letters.append(self._admit(publication.task_id, message))
                 self._pump()
             while letters:
                 await self._end_of(letters.popleft())
@@ -131,20 +129,32 @@ class AmqpBroker:
         """See `Broker`."""
         try:
             async with asyncio.timeout(self._publish_timeout):
-                self._check(None)
-                while self._session is None:
-                    await self._settled.wait()
+                while True:
                     self._check(None)
-                await self._session.ping()
+                    if self._session is None:
+                        await self._settled.wait()
+                    elif await self._is_answered(self._session):
+                        return
         except TimeoutError as exc:
             raise PublishError(f"the broker did not answer within {self._publish_timeout:g} s") from exc
-        except (amqp.ConnectionLost, amqp.ChannelClosed) as exc:
-            raise PublishError(f"the broker is not reachable: {exc}") from exc
+        except amqp.ChannelClosed as exc:
+            raise PublishError(f"the broker refuses to answer: {exc}") from exc
+
+    async def _is_answered(self, session: Session) -> bool:
+        """Make a round trip; when it turns out that the connection has been lost, wait for what comes of that."""
+        try:
+            await session.ping()
+        except amqp.ConnectionLost:
+            while self._session is session:
+                await session.end()
+                await asyncio.sleep(0)
+            return False
+        return True
 
     async def aclose(self) -> None:
         """See `Broker`."""
         self._closed = True
-        if self._keeper is None:
+        if self._keeper is None or self._keeper.done():
             return
         while self._open:
             # Each ends by its deadline.
@@ -188,9 +198,9 @@ class AmqpBroker:
         self._loop = asyncio.get_running_loop()
         self._keeper = self._loop.create_task(self._keep_session(), name="async-celery broker")
 
-    def _admit(self, message: Encoded) -> Letter:
+    def _admit(self, task_id: str | None, message: Encoded) -> Letter:
         assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
-        letter = Letter(message, self._loop.create_future(), self._loop.time() + self._publish_timeout)
+        letter = Letter(task_id, message, self._loop.create_future(), self._loop.time() + self._publish_timeout)
         self._open[letter] = None
         if len(self._waiting) > 2 * self._max_open:
             # What was given up stays in line until its turn, which may not come for long.
@@ -272,7 +282,7 @@ class AmqpBroker:
             f"the broker did not get to the message {within}: nothing was sent", task_id=letter.task_id
         )
 
-    def _fail_unsent(self, error: Any) -> None:
+    def _fail_unsent(self, error: Callable[[Letter], PublishError]) -> None:
         kept = []
         for letter in self._waiting:
             if letter.sent:
@@ -286,6 +296,7 @@ class AmqpBroker:
     async def _keep_session(self) -> None:
         """Connect, and again whenever the connection is lost, until cancelled."""
         pauses = self._reconnect.pauses()
+        suspects: list[Letter] = []
         while True:
             try:
                 session = await self._connect()
@@ -296,11 +307,18 @@ class AmqpBroker:
                 self._go_down(exc, pause)
                 await asyncio.sleep(pause)
                 continue
+            if suspects:
+                session.try_first(suspects)
             self._go_up(session)
-            await asyncio.wait((session.lost,))
+            reason = await session.end()
             self._session = None
             self._settled.clear()
-            self._give_back(session.unfinished())
+            letters = session.unfinished()
+            suspects = []
+            if isinstance(reason, amqp.ConnectionBroken):
+                suspects = [letter for letter in letters if letter.sent]
+                letters = [letter for letter in letters if not letter.sent]
+            self._give_back(letters)
             if session.has_confirmed:
                 pauses = self._reconnect.pauses()
             await asyncio.sleep(next(pauses))
@@ -316,7 +334,6 @@ class AmqpBroker:
             random.shuffle(endpoints)
         client_properties = {
             "product": "async-celery",
-            "version": version("async-celery"),
             "platform": f"Python {platform.python_version()}",
             "connection_name": f"async-celery: {self._name}, pid {os.getpid()} on {platform.node()}",
         }

@@ -39,6 +39,7 @@ from typing import Any
 from celery import Celery
 from celery.app import backends
 from celery.app.amqp import AMQP
+from celery.exceptions import ImproperlyConfigured
 from celery.result import AsyncResult
 from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.time import maybe_make_aware
@@ -333,7 +334,11 @@ class _RecordingApp(Celery):
 def build_backend(app: Celery, changes: type) -> Any:
     """Return the result backend of an app's configuration, with the methods of `changes` before its own."""
     by_url: Any = backends.by_url
-    cls, url = by_url(app.conf.result_backend, app.loader)
+    try:
+        cls, url = by_url(app.conf.result_backend, app.loader)
+    except (ImproperlyConfigured, ImportError) as exc:
+        # The text names what is not known, never the URL with its password.
+        raise ValueError(f"Celery knows no such result_backend: {exc}") from exc
     return type(f"{changes.__name__}{cls.__name__}", (changes, cls), {})(app=app, url=url)
 
 
@@ -347,7 +352,11 @@ def _shadow_of(celery_app: Celery) -> Celery:
         # The database backend connects for it when it is made.
         database_create_tables_at_setup=False,
     )
-    app.producer.connection = app.connection_for_write()
+    try:
+        app.producer.connection = app.connection_for_write()
+    except (ImportError, KeyError, ValueError) as exc:
+        # The text names what is not known or no port, never the URL with its password.
+        raise ValueError(f"kombu knows no such broker_url: {exc}") from exc
     # Celery builds these when first used: not in the first request then, and not in two threads at once.
     app.finalize()
     app.amqp.send_task_message, app.control, app.backend  # noqa: B018 (touched to be built)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # (`result_extended`).
 _MAX_RESULT_BYTES = 2 * 1024 * 1024
 _HEALTH_CHECK_INTERVAL = 15.0  # s
+_SCHEMES = ("redis", "rediss", "socket")
 
 
 class RedisBackend:
@@ -227,6 +228,9 @@ def _celery_backend(celery_app: "Celery") -> Any:
         raise ValueError(  # noqa: TRY004 (the setting's value is wrong, not the argument's type)
             f"results are pushed by a single Redis server, not by a {cls.__name__}: {supported}"
         )
+    if url is not None and url.partition("://")[0] not in _SCHEMES:
+        # Celery takes redis+cluster:// for a redis:// with the address cluster://.
+        raise ValueError(f"this is not the address of a single Redis server: {supported}")
     if url is not None and ";" in url:
         raise ValueError(f"there are several addresses in result_backend: {supported}")
     return cls(app=celery_app, url=url)

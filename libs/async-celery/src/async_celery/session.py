@@ -38,9 +38,12 @@ class Letter:
     place: Place
     frames: bytes
 
-    def __init__(self, encoded: Encoded, future: "asyncio.Future[None]", deadline: float) -> None:
+    def __init__(
+        self, task_id: str | None, encoded: Encoded, future: "asyncio.Future[None]", deadline: float
+    ) -> None:
         """Take a message, who waits for it, and until when, in s of the loop's time."""
-        self.task_id, self.place, self.frames = encoded
+        self.task_id = task_id
+        self.place, self.frames = encoded
         self.future = future
         self.deadline = deadline
         self.sent = False
@@ -54,8 +57,7 @@ class Letter:
 class Session:
     """One connection; made by `open`.
 
-    Attributes: `lost`, resolved with the reason when the connection has ended; `has_confirmed`, whether it was
-    good for anything.
+    Attributes: `has_confirmed`, whether it was good for anything.
     """
 
     def __init__(
@@ -67,7 +69,6 @@ class Session:
         on_progress: Callable[[], None],
     ) -> None:
         """Use `open`."""
-        self.lost = connection.lost
         self.has_confirmed = False
         self._connection = connection
         self._max_in_flight = max_in_flight
@@ -80,6 +81,7 @@ class Session:
         self._declared: set[Topology] = set()
         self._parked: dict[Topology, list[Letter]] = {}
         self._suspects: deque[Letter] = deque()
+        self._only_suspects = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -127,6 +129,8 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Whether `take` may be called."""
+        if self._only_suspects:
+            return False
         channel = self._channel
         taken = len(channel.unconfirmed)
         if self._parked:
@@ -145,10 +149,25 @@ class Session:
             self._start(self._declare(topology))
 
     def unfinished(self) -> list[Letter]:
-        """Return what was taken and has not ended, in the order in which it was taken; once `lost` is resolved."""
+        """Return what was taken and has not ended, in the order in which it was taken; after `end`."""
         parked = [letter for letters in self._parked.values() for letter in letters]
         letters = [*self._channel.unconfirmed.values(), *self._suspects, *parked]
         return [letter for letter in letters if not letter.future.done()]
+
+    def try_first(self, letters: Iterable[Letter]) -> None:
+        """Send these one at a time, and nothing else before all of them have ended; to be called first.
+
+        One of them made the broker close the last connection. When it does so again, it is the only one there.
+        """
+        self._suspects += letters
+        self._only_suspects = True
+        self._start(self._try_suspects())
+
+    async def end(self) -> amqp.ConnectionLost:
+        """Wait until the connection is lost, and all is settled that this settles; return the reason."""
+        await asyncio.wait((self._connection.lost,))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return self._connection.lost.result()
 
     async def ping(self) -> None:
         """Make a round trip.
@@ -164,14 +183,15 @@ class Session:
         Args:
             within: in s, how long to wait for that.
         """
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        if self._channel.unconfirmed:
+        if self._channel.unconfirmed or tasks:
             # It owes answers whose deadlines have passed: it will not answer this either.
             self._connection.abort("closed by the client")
         else:
             await self._connection.close(within)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -274,37 +294,44 @@ class Session:
         except amqp.ChannelClosed as exc:
             self._connection.abort(f"no channel could be opened: {exc}")
         except amqp.ConnectionLost:
-            pass  # `lost` says so
+            pass  # `end` says so
         else:
             self._channel = channel
             self._watch_channel()
             self._on_progress()
 
     async def _try_suspects(self) -> None:
-        while self._suspects and not self.lost.done():
-            letter = self._suspects[0]
-            if not letter.future.done():
-                try:
-                    await self._try(letter)
-                except amqp.ConnectionLost:
-                    return  # `unfinished` has the suspects
-            self._suspects.popleft()
+        try:
+            while self._suspects:
+                if not self._suspects[0].future.done():
+                    await self._try(self._suspects[0])
+                self._suspects.popleft()
+        except amqp.ConnectionLost:
+            pass  # `unfinished` has the others
+        except amqp.ChannelClosed as exc:
+            self._connection.abort(f"no channel could be opened: {exc}")
+        else:
+            self._only_suspects = False
+            self._on_progress()
 
     async def _try(self, suspect: Letter) -> None:
-        if self._suspects_channel is None or self._suspects_channel.closed.done():
+        channel = self._suspects_channel
+        if channel is None or channel.closed.done():
             channel = self._new_confirm_channel(_SUSPECTS)
             await channel.open()
             self._suspects_channel = channel
-        channel = self._suspects_channel
         self._publish(channel, suspect)
         await asyncio.wait((suspect.future, channel.closed), return_when=asyncio.FIRST_COMPLETED)
         if channel.closed.done():
             reason = channel.closed.result()
-            if isinstance(reason, amqp.ConnectionLost):
-                raise reason
-            self._blame(suspect, reason)
+            if isinstance(reason, amqp.ChannelClosed):
+                self._blame(suspect, reason)
+                return
+            if isinstance(reason, amqp.ConnectionBroken) and self._only_suspects:
+                self._blame(suspect, reason)
+            raise reason
 
-    def _blame(self, letter: Letter, reason: amqp.ChannelClosed) -> None:
+    def _blame(self, letter: Letter, reason: amqp.ChannelClosed | amqp.ConnectionLost) -> None:
         self._declared.discard(letter.place.topology)
         letter.fail(PublishError(f"the broker refuses the message: {reason}", task_id=letter.task_id))
 

@@ -97,6 +97,11 @@ class RedisServer:
         clients: Any = self.client.client_list(_type="pubsub")
         return [client["id"] for client in clients]
 
+    def callers(self) -> set[str]:
+        """Return the ids of the connections that do not subscribe, but for the one that asks."""
+        clients: Any = self.client.client_list(_type="normal")
+        return {client["id"] for client in clients} - {str(self.client.client_id())}
+
     def connections(self) -> int:
         """Return how many connections there are, but for the one that asks."""
         clients: Any = self.client.client_list()

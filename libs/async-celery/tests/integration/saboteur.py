@@ -1,7 +1,8 @@
 """A TCP proxy that cuts a connection at a byte, delays it, and counts.
 
-How it works: bytes are passed on as they come. Once armed by `cut_after`, exactly so many more are passed on in that
-direction, and then both ends are reset: a cut towards the client takes confirms away that the broker has given.
+How it works: bytes are passed on as they come. Once armed by `cut_after`, exactly so many more are passed on in
+that direction, and then both ends are reset: a cut towards the client takes confirms away that the broker has
+given.
 
 What belongs here: breaking connections at a chosen place. `conftest.Proxy` refuses and swallows them.
 """

@@ -1,7 +1,7 @@
 """A canvas does the same when this library submits it as when Celery does: on the same worker.
 
-How it works: plans of canvases, written out or drawn by hypothesis, are built from tasks that return what they were
-called with, so that a result tells the way of all data. Each plan is run twice: `submit(…).result()` here,
+How it works: plans of canvases, written out or drawn by hypothesis, are built from tasks that return what they
+were called with, so that a result tells the way of all data. Each plan is run twice: `submit(…).result()` here,
 `apply_async().get()` by Celery itself. Where this library differs on purpose (`DIFFERENCES`), both results are
 written down with the reason, and drawn plans are put to Celery in the words that mean to it what they mean here.
 
@@ -40,7 +40,12 @@ class Sides:
 
     def __init__(self, broker_url: str, backend_url: str, queue: str) -> None:
         self.app = Celery(broker=broker_url, backend=backend_url, set_as_current=False)
-        self.app.conf.update(task_default_queue=queue, broker_transport_options={"confirm_publish": True})
+        self.app.conf.update(
+            task_default_queue=queue,
+            broker_transport_options={"confirm_publish": True},
+            # Without it Celery warns that it will be so one day.
+            task_allow_error_cb_on_chord_header=True,
+        )
         self._runner = asyncio.Runner()
         self._client = AsyncCelery(self.app, task_id_key=KEY)
 
@@ -58,8 +63,10 @@ class Sides:
         self._runner.run(self._client.aclose())
         self._runner.close()
         backend: Any = self.app.backend
+        # A result of Celery's that is collected later unsubscribes, on a connection that it opens for that.
+        backend.remove_pending_result = lambda result: result
         backend.result_consumer.stop()
-        backend.client.close()
+        backend.client.connection_pool.disconnect()
         self.app.close()
 
     def see(self, *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +223,7 @@ LINKED: dict[str, tuple[Callable[[Sides, Note], Any], list[str]]] = {
     ),
     "error of a chord": (
         lambda s, note: _error_linked(chord([s.see(1), s.task("fail")], s.see("b")), note("a")),
-        ["a"],
+        ["a", "a"],  # of the header's task, and of the body
     ),
     "error of a group": (
         lambda s, note: _error_linked(group([s.task("fail"), s.see(1)]), note("a")),

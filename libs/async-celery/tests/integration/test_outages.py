@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ from kombu import Exchange, Queue
 from async_celery import (
     AsyncCelery,
     BackendError,
+    Blocked,
     Nacked,
     PublishError,
     PublishTimeout,
@@ -58,6 +59,16 @@ async def ends_within(seconds: float) -> AsyncIterator[None]:
     assert loop.time() - start < seconds
 
 
+async def until_it_succeeds(call: Callable[[], Awaitable[object]]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await call()
+                break
+            except PublishError:
+                await asyncio.sleep(0.02)
+
+
 async def test_broker_refuses_then_returns(
     via_broker_proxy: AsyncCelery, broker_proxy: Proxy, spare_queue: str, channel: Channel
 ) -> None:
@@ -65,15 +76,19 @@ async def test_broker_refuses_then_returns(
     await client.send_task("add", (1, 1), queue=spare_queue)
     await client.ping_broker()
     await broker_proxy.refuse()
+    # The first may have got there before the connection was lost; from then on nothing is sent.
     async with ends_within(TIMEOUT + GRACE):
+        with pytest.raises(PublishTimeout):
+            await client.send_task("add", (1, 1), queue=spare_queue)
+    async with ends_within(GRACE):
         with pytest.raises(PublishError, match="not reachable"):
             await client.send_task("add", (1, 1), queue=spare_queue)
-        with pytest.raises(PublishError):
+        with pytest.raises(PublishError, match="not reachable"):
             await client.ping_broker()
     # The other server is none the worse.
     await client.ping_backend()
     await broker_proxy.open()
-    await client.ping_broker()
+    await until_it_succeeds(client.ping_broker)
     await client.send_task("add", (1, 1), queue=spare_queue)
     assert count(channel, spare_queue) == 2
 
@@ -84,30 +99,22 @@ async def test_broker_hangs_then_returns(
     client = via_broker_proxy
     await client.send_task("add", (1, 1), queue=spare_queue)
     broker_proxy.swallow()
-    # More than there are threads: those that got none time out as well, and are never published.
     async with ends_within(TIMEOUT + GRACE):
         sends = [client.send_task("add", (1, 1), queue=spare_queue, task_id=f"id-{n}") for n in range(8)]
         errors = await asyncio.gather(*sends, return_exceptions=True)
     for n, error in enumerate(errors):
         assert isinstance(error, PublishError)
         assert error.task_id == f"id-{n}"
-    assert any(isinstance(error, PublishTimeout) for error in errors)
+    assert all(isinstance(error, PublishTimeout) for error in errors)
     async with ends_within(TIMEOUT + GRACE):
         with pytest.raises(PublishError):
             await client.ping_broker()
     broker_proxy.open_again()
-    # The threads come free by the sockets' timeouts, at the latest one after the other.
-    async with asyncio.timeout(4 * TIMEOUT):
-        while True:
-            try:
-                await client.send_task("add", (1, 1), queue=spare_queue)
-                break
-            except PublishError:
-                continue
+    await until_it_succeeds(lambda: client.send_task("add", (1, 1), queue=spare_queue))
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["hangs at the confirm", "hangs at the declaration"])
-async def test_a_hung_broker_keeps_no_thread(
+async def test_a_hung_broker_does_not_hold_up_closing(
     via_broker_proxy: AsyncCelery, broker_proxy: Proxy, spare_queue: str, declared: bool
 ) -> None:
     client = via_broker_proxy
@@ -115,7 +122,7 @@ async def test_a_hung_broker_keeps_no_thread(
     if declared:
         await client.send_task("add", (1, 1), queue=spare_queue)
     broker_proxy.swallow()
-    with pytest.raises(PublishTimeout):
+    with pytest.raises(PublishTimeout if declared else Blocked):
         await client.send_task("add", (1, 1), queue=spare_queue)
     async with ends_within(GRACE):
         await client.aclose()

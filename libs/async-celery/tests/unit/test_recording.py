@@ -1,7 +1,10 @@
 """Recording: Celery's own code, its messages on a tape. What a worker makes of them, integration tests show."""
 
 import asyncio
+import gc
 import json
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -240,6 +243,53 @@ async def test_recordings_beside_each_other_do_not_mix() -> None:
     for size, recording in zip(sizes, recordings, strict=True):
         names = [publication.options["headers"]["task"] for publication in recording.publications]
         assert names == [f"t{size}"] * size
+
+
+async def test_a_chord_of_a_thousand_leaves_the_loop_free() -> None:
+    canvas = chord([task("a", n) for n in range(1000)], task("b"))
+
+    async def longest_lag(stop: asyncio.Event) -> float:
+        loop = asyncio.get_running_loop()
+        longest = 0.0
+        while not stop.is_set():
+            before = loop.time()
+            await asyncio.sleep(0.002)
+            longest = max(longest, loop.time() - before - 0.002)
+        return longest
+
+    # A machine with more to do than it has processors delays every loop; what blocks delays it every time.
+    allowed = 0.02 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    lags: list[float] = []
+    while len(lags) < 5 and not (lags and lags[-1] <= allowed):
+        stop = asyncio.Event()
+        ticker = asyncio.create_task(longest_lag(stop))
+        await record(canvas)
+        stop.set()
+        lags.append(await ticker)
+    assert min(lags) <= allowed, f"the loop was late by {lags} s"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+async def test_the_interpreters_settings_are_as_before_when_the_last_recording_ends(collects: bool) -> None:
+    other = CeleryRecorder(APP, new_child_id=str)
+    before = sys.getswitchinterval()
+    seen: list[tuple[bool, bool]] = []
+
+    def note(**_: object) -> None:
+        seen.append((gc.isenabled(), sys.getswitchinterval() < before))
+
+    signals.before_task_publish.connect(note)
+    if not collects:
+        gc.disable()
+    try:
+        sizes = [50, 300, 20]
+        many = [record(group([task("a")] * n), recorder) for n in sizes for recorder in (RECORDER, other)]
+        await asyncio.gather(*many)
+        assert (gc.isenabled(), sys.getswitchinterval()) == (collects, before)
+    finally:
+        gc.enable()
+        signals.before_task_publish.disconnect(note)
+    assert set(seen) == {(False, True)}
 
 
 # --- Whatever the shape --------------------------------------------------------------------------------------

@@ -61,8 +61,8 @@ ROW = Row(
             title="first tenth and last tenth",
             columns=(
                 Column(title="tasks", case=CASE, metric="tasks"),
-                Column(title="tasks/s, first", case=CASE, metric="early tasks/s"),
-                Column(title="tasks/s, last", case=CASE, metric="late tasks/s"),
+                Column(title="/s, first", case=CASE, metric="early tasks/s"),
+                Column(title="/s, last", case=CASE, metric="late tasks/s"),
                 Column(title="MiB, first", case=CASE, metric="early MiB", digits=1),
                 Column(title="MiB, last", case=CASE, metric="late MiB", digits=1),
             ),

@@ -15,7 +15,7 @@ from stack.bench.contenders import (
     AIO_CELERY,
     ARQ,
     DRAMATIQ,
-    LIMIT,
+    FAST_WORKER,
     OURS,
     REFERENCE,
     TASKIQ,
@@ -43,7 +43,7 @@ _PAIRS = (
     (ARQ, OWN),
 )
 _OWN_WORKERS = tuple(contender for contender, worker in _PAIRS if worker == OWN)
-_BARE = Worker(name="the fast worker alone", contender=LIMIT)
+_BARE = Worker(name=FAST_WORKER.name, contender=FAST_WORKER)
 
 
 def case(worker: str, callers: int) -> str:
@@ -52,11 +52,11 @@ def case(worker: str, callers: int) -> str:
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    seconds, count = scale.pick(0.4, 4.0), scale.pick(3000, 20000)
+    seconds, count = scale.pick(0.4, 3.0), scale.pick(3000, 20000)
     turns = []
     for number in range(scale.pick(1, 4)):
         turns.append(
-            Turn(contender=LIMIT.name, case=case(FAST, 50), round=number, act=partial(_limit, count=count))
+            Turn(contender=FAST_WORKER.name, case=case(FAST, 50), round=number, act=partial(_limit, count=count))
         )
         turns += [
             Turn(
@@ -96,7 +96,7 @@ def _standing(lab: Lab, _: Scale) -> Iterator[Standing]:
     with ExitStack() as stack:
         workers = {
             PREFORK: lab.start(REFERENCE, "worker", queue=queues[PREFORK], pool="prefork", concurrency=2),
-            FAST: lab.start(LIMIT, "worker", queue=queues[FAST]),
+            FAST: lab.start(FAST_WORKER, "worker", queue=queues[FAST]),
         }
         workers |= {
             contender.name: lab.start(contender, "worker", queue=queues[contender.name])
@@ -116,14 +116,14 @@ def _is_consumed(lab: Lab, queue: str) -> bool:
 
 def _table(worker: str) -> Table:
     return Table(
-        title=worker,
+        title=f"{worker}, ms and results/s",
         columns=(
-            Column(title="p50 ms @1", case=case(worker, 1), metric="p50 ms", digits=2),
-            Column(title="mean ms @1", case=case(worker, 1), metric="mean ms", digits=2),
-            Column(title="p99 ms @1", case=case(worker, 1), metric="p99 ms", digits=2),
-            Column(title="p50 ms @50", case=case(worker, 50), metric="p50 ms", digits=1),
-            Column(title="p99 ms @50", case=case(worker, 50), metric="p99 ms", digits=1),
-            Column(title="results/s @50", case=case(worker, 50), metric="results/s"),
+            Column(title="p50 @1", case=case(worker, 1), metric="p50 ms", digits=2),
+            Column(title="mean @1", case=case(worker, 1), metric="mean ms", digits=2),
+            Column(title="p99 @1", case=case(worker, 1), metric="p99 ms", digits=2),
+            Column(title="p50 @50", case=case(worker, 50), metric="p50 ms", digits=1),
+            Column(title="p99 @50", case=case(worker, 50), metric="p99 ms", digits=1),
+            Column(title="/s @50", case=case(worker, 50), metric="results/s"),
         ),
     )
 
@@ -138,7 +138,7 @@ ROW = Row(
     "rate with no client beside it. taskiq, dramatiq (2 processes) and arq run their own workers. "
     "Polling intervals are the libraries' defaults (reference: the original's back-off; taskiq 0.2 "
     "s), but for aio-celery and arq (0.5 s by default), which poll every 10 ms, in their favour.",
-    contenders=(REFERENCE, AIO_CELERY, OURS, TASKIQ, DRAMATIQ, ARQ, LIMIT),
+    contenders=(REFERENCE, AIO_CELERY, OURS, TASKIQ, DRAMATIQ, ARQ, FAST_WORKER),
     turns=_turns,
     tables=tuple(_table(worker) for worker in (PREFORK, FAST, OWN)),
     plots={

@@ -12,13 +12,13 @@ from functools import partial
 
 import psutil
 
-from stack.bench.contenders import LIMIT, OURS, REFERENCE, TASKIQ, Contender, ContenderError
+from stack.bench.contenders import OURS, PUBSUB, REFERENCE, TASKIQ, Contender, ContenderError
 from stack.bench.lab import Lab
 from stack.bench.results import percentile
 from stack.bench.row import Column, Found, Row, Scale, Standing, Table, Turn
 
 COUNTS = (1000, 10000)
-_CONTENDERS = (REFERENCE, TASKIQ, OURS, LIMIT)
+_CONTENDERS = (REFERENCE, TASKIQ, OURS, PUBSUB)
 _PACE = 500.0  # results/s
 _BEGIN, _END = 90.0, 120.0  # s for all to be waiting, for all results to have come
 
@@ -46,7 +46,7 @@ def _turns(scale: Scale) -> list[Turn]:
 def _act(lab: Lab, _: Standing, *, contender: Contender, count: int, hold: float) -> Found:
     lab.store.empty()
     queue = lab.queue(declared=contender is not TASKIQ)
-    publishing = contender if contender is TASKIQ else LIMIT  # in the form in which the waiter's worker stores
+    publishing = contender if contender is TASKIQ else PUBSUB  # in the form in which the waiter's worker stores
     options = {"queue": queue, "count": count, "pace": _PACE, "timeout": _BEGIN + _END}
     with (
         lab.start(publishing, "publish", **options) as publisher,
@@ -90,16 +90,17 @@ def _connections(process: psutil.Process) -> int:
 
 def _table(count: int) -> Table:
     columns = (
-        ("CPU %", 1),
-        ("Redis commands/s", 1),
-        ("connections", 0),
-        ("wake-up p50 ms", 2),
-        ("wake-up p99 ms", 2),
+        ("CPU %", "CPU %", 1),
+        ("Redis cmd/s", "Redis commands/s", 1),
+        ("conn.", "connections", 0),
+        ("wake p50 ms", "wake-up p50 ms", 2),
+        ("p99 ms", "wake-up p99 ms", 2),
     )
     return Table(
         title=case(count),
         columns=tuple(
-            Column(title=metric, case=case(count), metric=metric, digits=digits) for metric, digits in columns
+            Column(title=title, case=case(count), metric=metric, digits=digits)
+            for title, metric, digits in columns
         ),
     )
 
