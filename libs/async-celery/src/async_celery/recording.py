@@ -125,8 +125,12 @@ class CeleryRecorder:
         """See `types.Recorder`."""
         if not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas):
             return self._record(canvas, workflow_id, accepted_at, deadline)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._record, canvas, workflow_id, accepted_at, deadline)
+
+        def record() -> Recording:
+            with _courtesy:
+                return self._record(canvas, workflow_id, accepted_at, deadline)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, record)
 
     def _record(self, canvas: Any, workflow_id: str, accepted_at: datetime, deadline: datetime) -> Recording:
         frozen, tree = freeze(

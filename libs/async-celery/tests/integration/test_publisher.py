@@ -96,7 +96,7 @@ def test_messages_are_those_of_celerys_own_producer(broker: Address, spare_queue
 
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
 
-        @settings(max_examples=scaled(150, 2000), deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=scaled(80, 2000), deadline=None, suppress_health_check=list(HealthCheck))
         @given(
             args=st.lists(VALUES, max_size=4),
             kwargs=st.dictionaries(st.text(), VALUES, max_size=4),
