@@ -15,6 +15,7 @@ What belongs here: the public entry point. Handles are in `handle.py`, the wire 
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -99,11 +100,11 @@ class AsyncCelery:
             recorder=recorder,
             broker=broker,
             backend=backend,
-            task_deadline=timedelta(seconds=task_deadline),
+            task_deadline=task_deadline,
         )
 
     def _assemble(
-        self, *, ids: TaskIds, recorder: Recorder, broker: Broker, backend: Backend, task_deadline: timedelta
+        self, *, ids: TaskIds, recorder: Recorder, broker: Broker, backend: Backend, task_deadline: float
     ) -> None:
         """Take the parts; `testing.FakeCelery` brings others."""
         self._ids = ids
@@ -193,37 +194,40 @@ class AsyncCelery:
                 not a byte.
         """
         self._check_open()
-        accepted_at = datetime.now(UTC)
-        lifetime = self._lifetime(expires)
-        if countdown is not None and not 0 <= countdown < lifetime.total_seconds():
+        accepted_at = time.time()
+        lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
+        if countdown is not None and not 0 <= countdown < lifetime:
             raise ValueError(
-                f"countdown must be within [0, {lifetime.total_seconds():g}) s, before the task expires; "
-                f"got {countdown:g}"
+                f"countdown must be within [0, {lifetime:g}) s, before the task expires; got {countdown:g}"
             )
         if priority is not None and not 0 <= priority <= _MAX_PRIORITY:
             raise ValueError(f"priority must be within [0, {_MAX_PRIORITY}], got {priority}")
-        message = TaskMessage(
-            task_id=task_id or self._ids.new(accepted_at.timestamp()),
-            name=name,
-            args=args,
-            kwargs=kwargs or {},
-            queue=queue,
-            serializer=serializer,
-            expires=lifetime.total_seconds(),
-            # A delayed message passes through queues whose own clocks an expiration would cut short.
-            expiration=expires is not None and countdown is None,
-            countdown=countdown,
-            priority=priority,
-            headers=headers or {},
-        )
+        if task_id is None:
+            task_id = self._ids.new(accepted_at)
+        broker, backend, _ = self._link
         # Before the send: what finishes at once is not missed.
-        expectation = self._link.backend.expect(message.task_id)
-        await self._link.broker.publish(message)
+        expectation = backend.expect(task_id)
+        await broker.publish(
+            TaskMessage(
+                task_id,
+                name,
+                args,
+                kwargs or _NOTHING,
+                queue,
+                serializer,
+                lifetime,
+                # A delayed message passes through queues whose own clocks an expiration would cut short.
+                expires is not None and countdown is None,
+                countdown,
+                priority,
+                headers or _NOTHING,
+            )
+        )
         return TaskHandle(
-            message.task_id,
+            task_id,
             self._link,
-            convert=result_type or _unchanged,
-            accepted_at=accepted_at,
+            result_type or _unchanged,
+            accepted_at,
             is_known=True,
             expectation=expectation,
         )
@@ -271,12 +275,13 @@ class AsyncCelery:
         """
         self._check_open()
         accepted_at = datetime.now(UTC)
+        lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
         workflow_id = self._ids.new(accepted_at.timestamp())
         recording = await self._recorder.canvas(
             canvas,
             workflow_id=workflow_id,
             accepted_at=accepted_at,
-            deadline=accepted_at + self._lifetime(expires),
+            deadline=accepted_at + timedelta(seconds=lifetime),
         )
         # What its tasks and its readers need is stored before the first of it can run.
         await self._link.backend.save(workflow_id, recording.record, recording.calls)
@@ -285,8 +290,8 @@ class AsyncCelery:
         return TaskHandle(
             workflow_id,
             self._link,
-            convert=_each(convert) if canvas.get("subtask_type") == NodeKind.GROUP else convert,
-            accepted_at=accepted_at,
+            _each(convert) if canvas.get("subtask_type") == NodeKind.GROUP else convert,
+            accepted_at.timestamp(),
             is_known=True,
             record=recording.record,
         )
@@ -309,8 +314,8 @@ class AsyncCelery:
         return TaskHandle(
             task_id,
             self._link,
-            convert=result_type or _unchanged,
-            accepted_at=issued.issued_at if issued else None,
+            result_type or _unchanged,
+            issued.issued_at.timestamp() if issued else None,
             is_known=False,
         )
 
@@ -346,21 +351,18 @@ class AsyncCelery:
         if self._closed:
             raise TransportError("this AsyncCelery is closed: make a new one")
 
-    def _lifetime(self, expires: float | None) -> timedelta:
+    def _checked_lifetime(self, expires: float) -> float:
         deadline = self._link.task_deadline
-        if expires is None:
-            return deadline
-        if not 0 < expires <= deadline.total_seconds():
-            raise ValueError(
-                f"expires must be within (0, {deadline.total_seconds():g}] s, the task's deadline; got {expires:g}"
-            )
-        return timedelta(seconds=expires)
+        if not 0 < expires <= deadline:
+            raise ValueError(f"expires must be within (0, {deadline:g}] s, the task's deadline; got {expires:g}")
+        return expires
 
 
 _AMQP = {"amqp", "amqps", "pyamqp"}
 # Redis in every form, so that those which cannot be served are refused and not polled.
 _REDIS = {"redis", "rediss", "redis+socket", "socket", "sentinel", "redis+cluster", "rediss+cluster"}
 _MAX_PRIORITY = 255
+_NOTHING: Mapping[str, Any] = {}
 
 
 def _scheme(url: str | Sequence[str] | None) -> str:

@@ -11,8 +11,9 @@ mean stands in `status.py`; how they get here, in the backend.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from async_celery.backoff import Backoff
@@ -40,7 +41,7 @@ from async_celery.types import (
 R = TypeVar("R")
 
 # Ids carry whole seconds, so a task may have up to one more than its id says.
-_ID_RESOLUTION = timedelta(seconds=1)
+_ID_RESOLUTION = 1.0  # s
 # A wait that has timed out looks once more before it revokes, and answers within 200 ms of its deadline even
 # when the backend does not.
 _LAST_LOOK = 0.2  # s
@@ -52,7 +53,7 @@ class Link(NamedTuple):
 
     broker: Broker
     backend: Backend
-    task_deadline: timedelta
+    task_deadline: float  # s after acceptance
 
 
 class TaskHandle(Generic[R]):
@@ -64,9 +65,9 @@ class TaskHandle(Generic[R]):
         self,
         task_id: str,
         link: Link,
-        *,
         convert: Callable[[Any], R],
-        accepted_at: datetime | None,
+        accepted_at: float | None,
+        *,
         is_known: bool,
         record: TaskRecord | None = None,
         expectation: Expectation | None = None,
@@ -77,7 +78,7 @@ class TaskHandle(Generic[R]):
             task_id: its id.
             link: the client's.
             convert: called with the JSON result.
-            accepted_at: when it was accepted, None when the id does not say.
+            accepted_at: when it was accepted, in s since 1970; None when the id does not say.
             is_known: whether it is known that there is no other record than `record`.
             record: of a workflow.
             expectation: of a single task that this client sent.
@@ -185,7 +186,7 @@ class TaskHandle(Generic[R]):
             async with contextlib.aclosing(self._follow()) as batches:
                 while not seen.state.is_final:
                     try:
-                        async with asyncio.timeout(self._until_deadline()):
+                        async with asyncio.timeout(self._at_most(None)):
                             metas.update(await anext(batches))
                     except TimeoutError:
                         # Cut off, `batches` has ended. Past the deadline only what runs can still change.
@@ -223,7 +224,7 @@ class TaskHandle(Generic[R]):
         await self._link.backend.forget(self._task_ids(), record_of=self.id)
         self._expectation = None
 
-    async def _wait(self, seconds: float) -> TaskStatus | None:
+    async def _wait(self, seconds: float | None) -> TaskStatus | None:
         """Wait until the state is final or the time is up; return what was seen last, None for nothing."""
         metas: dict[str, Meta] = {}
         with contextlib.suppress(TimeoutError):
@@ -272,7 +273,8 @@ class TaskHandle(Generic[R]):
     def _status_from(self, metas: Mapping[str, Meta]) -> TaskStatus:
         if self._record is not None:
             return workflow_status(self._record, metas)
-        return task_status(self.id, metas.get(self.id), accepted_at=self._accepted_at)
+        accepted_at = None if self._accepted_at is None else datetime.fromtimestamp(self._accepted_at, UTC)
+        return task_status(self.id, metas.get(self.id), accepted_at=accepted_at)
 
     def _unwrap(self, status: TaskStatus) -> R:
         if status.state is TaskState.SUCCESS:
@@ -299,23 +301,23 @@ class TaskHandle(Generic[R]):
             return self._task_ids()
         return [leaf.id for leaf in _leaves(status) if not leaf.state.is_final]
 
-    def _deadline(self) -> datetime | None:
-        accepted_at = self._record.accepted_at if self._record else self._accepted_at
-        return accepted_at and accepted_at + self._link.task_deadline + _ID_RESOLUTION
+    def _until_deadline(self) -> float | None:
+        """Return how long it is, in s, until the deadline: negative when it has passed, None when unknown."""
+        accepted_at = self._record.accepted_at.timestamp() if self._record else self._accepted_at
+        if accepted_at is None:
+            return None
+        return accepted_at + self._link.task_deadline + _ID_RESOLUTION - time.time()
 
     def _deadline_passed(self) -> bool:
-        deadline = self._deadline()
-        return deadline is not None and datetime.now(UTC) > deadline
-
-    def _until_deadline(self) -> float | None:
-        """Return how long it is, in s, until the deadline; None when that has passed or is not known."""
-        deadline = self._deadline()
-        left = (deadline - datetime.now(UTC)).total_seconds() if deadline else 0
-        return left if left > 0 else None
-
-    def _at_most(self, seconds: float) -> float:
         left = self._until_deadline()
-        return seconds if left is None else min(seconds, left)
+        return left is not None and left <= 0
+
+    def _at_most(self, seconds: float | None) -> float | None:
+        """Return the time until the deadline where that is ahead and shorter: then it is worth looking again."""
+        left = self._until_deadline()
+        if left is None or left <= 0:
+            return seconds
+        return left if seconds is None else min(seconds, left)
 
 
 # As Celery spells them; the last two are endings without a result.

@@ -95,7 +95,6 @@ class AmqpBroker:
         """See `Broker`."""
         self._check(message.task_id)
         letter = self._admit(message.task_id, self._encoder.task(message))
-        self._pump()
         try:
             await letter.future
         finally:
@@ -112,7 +111,6 @@ class AmqpBroker:
                     await self._end_of(letters.popleft())
                 self._check(publication.task_id)
                 letters.append(self._admit(publication.task_id, message))
-                self._pump()
             while letters:
                 await self._end_of(letters.popleft())
         finally:
@@ -202,12 +200,17 @@ class AmqpBroker:
         assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
         letter = Letter(task_id, message, self._loop.create_future(), self._loop.time() + self._publish_timeout)
         self._open[letter] = None
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_at(letter.deadline, self._sweep)
+        session = self._session
+        if session is not None and not self._waiting and session.has_room:
+            session.take(letter)
+            return letter
         if len(self._waiting) > 2 * self._max_open:
             # What was given up stays in line until its turn, which may not come for long.
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.done())
         self._waiting.append(letter)
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_at(letter.deadline, self._sweep)
+        self._pump()
         return letter
 
     async def _end_of(self, letter: Letter) -> None:

@@ -29,7 +29,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from async_celery import metas
 from async_celery.backoff import Backoff
@@ -98,7 +98,7 @@ class Push:
         self._timeout = timeout
         self._health_check_interval = health_check_interval
         self._max_result_bytes = max_result_bytes
-        self._expected: WeakValueDictionary[str, Expectation] = WeakValueDictionary()
+        self._expected: dict[str, ref[Expectation]] = {}
         self._followed: dict[str, _Followed] = {}
         # Ids to be read, in order; `_to_read` is set when there are any.
         self._unread: dict[str, None] = {}
@@ -115,10 +115,16 @@ class Push:
         """See `types.Backend`."""
         if not self._tasks:
             self._start()
-        # One that is sent again is already expected, by the handle of the first time.
-        expectation = self._expected.get(task_id)
-        if expectation is None:
-            expectation = self._expected[task_id] = Expectation(self._period)
+        expected = self._expected
+        if task_id in expected:
+            # One that is sent again is already expected, by the handle of the first time.
+            first = expected[task_id]()
+            if first is not None:
+                return first
+        expectation = Expectation(self._period)
+        # A WeakValueDictionary of one's own: the same for half the time. A reference calls its callback with
+        # itself, which `pop` takes for its default.
+        expected[task_id] = ref(expectation, partial(expected.pop, task_id))
         return expectation
 
     async def follow(
@@ -214,7 +220,8 @@ class Push:
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         task_id = channel[len(self._key_prefix) :].decode(errors="replace")
-        expectation = self._expected.get(task_id)
+        announced = self._expected.get(task_id)
+        expectation = None if announced is None else announced()
         if expectation is not None:
             if len(payload) <= _KEPT_BYTES:
                 expectation.payload = payload

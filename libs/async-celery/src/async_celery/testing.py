@@ -33,7 +33,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
@@ -113,7 +113,7 @@ class FakeCelery(AsyncCelery):
             recorder=CeleryRecorder(app, new_child_id=ids.child),
             broker=self._broker,
             backend=self._backend,
-            task_deadline=timedelta(seconds=task_deadline),
+            task_deadline=task_deadline,
         )
 
     def register(self, name: str, function: Callable[..., Any]) -> None:

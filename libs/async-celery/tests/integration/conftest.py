@@ -9,7 +9,6 @@ What belongs here: starting, addressing and breaking servers. What is asserted s
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -205,13 +204,9 @@ def running_worker(
             time.sleep(0.05)
         yield process
     finally:
-        # QUIT, not TERM: a test that failed may have left a task waiting at its gate.
-        process.send_signal(signal.SIGQUIT)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # Not TERM: a test that failed may have left a task waiting at its gate. The children die with it.
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
+from celery.concurrency.asynpool import AsynPool
 from celery.signals import worker_ready
 
 app = Celery(
@@ -34,6 +35,10 @@ app.conf.update(
 )
 
 _GATE_DEADLINE = 30  # s
+
+# A child that was terminated is replaced when its end is noticed; where Celery looks too early, when it looks
+# again: after 5 s, which tests need not wait.
+AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.2})
 
 
 @worker_ready.connect

@@ -226,6 +226,35 @@ async def test_f8_a_revoked_header_task_ends_the_chord(
     assert sorted(notes.read()) == ["0", "2"]
 
 
+async def test_the_cause_is_named_though_only_its_echo_was_heard(
+    client: AsyncCelery, celery_app: Celery, redis_client: redis.Redis, spare_queue: str
+) -> None:
+    """As it happens to who begins to listen between the two, which Celery stores one right after the other."""
+    steps = [celery_app.signature(name, queue=spare_queue) for name in ("fail", "add")]
+    handle = await client.submit(chain(*steps), expires=60)
+    cause, echo = [child.id for child in (await handle.status()).children]
+    error = {"exc_type": "ValueError", "exc_message": ["boom"], "exc_module": "builtins"}
+
+    def store(task_id: str, *, status: str, is_heard: bool) -> None:
+        key, value = f"celery-task-meta-{task_id}", json.dumps({"status": status, "result": error})
+        redis_client.set(key, value, ex=60)
+        if is_heard:
+            redis_client.publish(key, value)
+
+    wait = asyncio.create_task(handle.result(timeout=10))
+    async with contextlib.aclosing(handle.watch()) as updates, asyncio.timeout(10):
+        await anext(updates)
+        store(cause, status="RETRY", is_heard=True)
+        assert (await anext(updates)).state is TaskState.STARTED
+        store(cause, status="FAILURE", is_heard=False)
+        store(echo, status="FAILURE", is_heard=True)
+        seen = await anext(updates)
+    assert [child.state for child in seen.children] == [TaskState.FAILURE] * 2
+    with pytest.raises(TaskFailed) as caught:
+        await wait
+    assert (caught.value.task_id, caught.value.name) == (cause, "fail")
+
+
 async def test_a_step_that_would_begin_after_the_deadline_never_does(
     make_celery: CeleryFactory, gate: Gate, notes: Notes, queue: str, eventually: Eventually
 ) -> None:
