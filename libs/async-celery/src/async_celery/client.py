@@ -14,9 +14,11 @@ What belongs here: the public entry point. Handles are in `handle.py`, the wire 
 `types.Backend`.
 """
 
+import asyncio
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -111,6 +113,9 @@ class AsyncCelery:
         self._recorder = recorder
         self._link = Link(broker, backend, task_deadline)
         self._closed = False
+        self._submitting = 0
+        self._none_submitting = asyncio.Event()
+        self._none_submitting.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -277,15 +282,16 @@ class AsyncCelery:
         accepted_at = datetime.now(UTC)
         lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
         workflow_id = self._ids.new(accepted_at.timestamp())
-        recording = await self._recorder.canvas(
-            canvas,
-            workflow_id=workflow_id,
-            accepted_at=accepted_at,
-            deadline=accepted_at + timedelta(seconds=lifetime),
-        )
-        # What its tasks and its readers need is stored before the first of it can run.
-        await self._link.backend.save(workflow_id, recording.record, recording.calls)
-        await self._link.broker.publish_all(recording.publications)
+        with self._submission():
+            recording = await self._recorder.canvas(
+                canvas,
+                workflow_id=workflow_id,
+                accepted_at=accepted_at,
+                deadline=accepted_at + timedelta(seconds=lifetime),
+            )
+            # What its tasks and its readers need is stored before the first of it can run.
+            await self._link.backend.save(workflow_id, recording.record, recording.calls)
+            await self._link.broker.publish_all(recording.publications)
         convert = result_type or _unchanged
         return TaskHandle(
             workflow_id,
@@ -341,11 +347,25 @@ class AsyncCelery:
         """Let sends under way end, then close every connection; handles can read no more. May be repeated."""
         if not self._closed:
             self._closed = True
+            # What was recorded, or published in part, is published to its end: no workflow is left half-sent.
+            await self._none_submitting.wait()
             # The broker first: a chord that is being sent still needs the backend.
             try:
                 await self._link.broker.aclose()
             finally:
                 await self._link.backend.aclose()
+
+    @contextlib.contextmanager
+    def _submission(self) -> Iterator[None]:
+        """Hold up closing until the end."""
+        self._submitting += 1
+        self._none_submitting.clear()
+        try:
+            yield
+        finally:
+            self._submitting -= 1
+            if not self._submitting:
+                self._none_submitting.set()
 
     def _check_open(self) -> None:
         if self._closed:

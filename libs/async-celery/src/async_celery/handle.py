@@ -192,7 +192,7 @@ class TaskHandle(Generic[R]):
                         # Cut off, `batches` has ended. Past the deadline only what runs can still change.
                         await self._first_look()
                         break
-                    if (status := self._status_from(metas)) != seen:
+                    if (status := await self._settled(self._status_from(metas))) != seen:
                         seen = status
                         yield seen
 
@@ -245,7 +245,7 @@ class TaskHandle(Generic[R]):
                             elif meta["status"] in _ENDINGS:
                                 failed = True
                         if failed or not missing:
-                            status = self._status_from(metas)
+                            status = await self._settled(self._status_from(metas))
                             if status.state.is_final:
                                 return status
         return self._status_from(metas) if metas else None
@@ -257,6 +257,16 @@ class TaskHandle(Generic[R]):
             with contextlib.suppress(BackendError):
                 return await self.status()
             await asyncio.sleep(next(pauses))
+
+    async def _settled(self, status: TaskStatus) -> TaskStatus:
+        """Return the status; of a workflow that failed or was revoked, as it is stored.
+
+        Celery stores an ending also for what would have followed, and that may be heard of first: when the cause
+        was stored just before the subscription stood. What is stored holds the cause whenever it holds an echo.
+        """
+        if self._record is None or not status.state.is_final or status.state is TaskState.SUCCESS:
+            return status
+        return await self._first_look()
 
     def _follow(self) -> AsyncGenerator[list[tuple[str, Meta]]]:
         return self._link.backend.follow(self._task_ids(), self._expectation)
