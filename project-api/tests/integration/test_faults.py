@@ -75,11 +75,15 @@ def check_oracle(http: httpx.Client, seen: Load, row: str) -> None:
 
 
 def test_killed_while_it_publishes(client: httpx.Client, tmp_path: Path) -> None:
-    for attempt in range(20 if FULL else 2):
-        with running_api(tmp_path / f"log-{attempt}") as api, load(api) as seen:
-            wait_until(lambda seen=seen: len(seen.accepted) > 20, 10, "there is some load")
+    def kill(log: Path) -> Load:
+        with running_api(log) as api, load(api) as seen:
+            wait_until(lambda: len(seen.accepted) > 20, 10, "there is some load")
             api.process.kill()
-            wait_until(lambda seen=seen: seen.broken == CLIENTS, 15, "every client has noticed")
+            wait_until(lambda: seen.broken == CLIENTS, 15, "every client has noticed")
+        return seen
+
+    for attempt in range(20 if FULL else 2):
+        seen = kill(tmp_path / f"log-{attempt}")
         assert set(seen.answers) == {202}
         check_oracle(client, seen, "P12 API kill -9")
 

@@ -137,6 +137,7 @@ class AsyncCelery:
         task_id: str | None = ...,
         expires: float | None = ...,
         countdown: float | None = ...,
+        eta: datetime | None = ...,
         priority: int | None = ...,
         headers: Mapping[str, Any] | None = ...,
         result_type: None = ...,
@@ -154,6 +155,7 @@ class AsyncCelery:
         task_id: str | None = ...,
         expires: float | None = ...,
         countdown: float | None = ...,
+        eta: datetime | None = ...,
         priority: int | None = ...,
         headers: Mapping[str, Any] | None = ...,
         result_type: Callable[[Any], R],
@@ -170,6 +172,7 @@ class AsyncCelery:
         task_id: str | None = None,
         expires: float | None = None,
         countdown: float | None = None,
+        eta: datetime | None = None,
         priority: int | None = None,
         headers: Mapping[str, Any] | None = None,
         result_type: Callable[[Any], Any] | None = None,
@@ -187,6 +190,7 @@ class AsyncCelery:
             expires: in s from now; what has not started by then never does, and an AMQP broker drops it. The
                 task's deadline when None.
             countdown: in s from now; it does not start earlier.
+            eta: the same as a time, with its zone.
             priority: the broker's, 0 to 255; a queue without priorities ignores it.
             headers: additional message headers.
             result_type: called with the JSON result (`int`, a pydantic model's `model_validate`); its return
@@ -195,12 +199,18 @@ class AsyncCelery:
         Raises:
             PublishError: the broker did not confirm; after a `PublishTimeout` it may yet have the message.
             PayloadError: the arguments cannot be serialised; nothing was sent.
-            ValueError: `expires` is not within the task's deadline, `countdown` not within `expires`, `priority`
-                not a byte.
+            ValueError: `expires` is not within the task's deadline, `countdown` or `eta` not within `expires`,
+                `eta` beside a countdown or without a zone, `priority` not a byte.
         """
         self._check_open()
         accepted_at = time.time()
         lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
+        if eta is not None:
+            if countdown is not None or eta.tzinfo is None:
+                raise ValueError(
+                    f"give either countdown or eta, an eta with its time zone; got {countdown}, {eta}"
+                )
+            countdown = max(0.0, eta.timestamp() - accepted_at)
         if countdown is not None and not 0 <= countdown < lifetime:
             raise ValueError(
                 f"countdown must be within [0, {lifetime:g}) s, before the task expires; got {countdown:g}"

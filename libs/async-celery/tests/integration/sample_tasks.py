@@ -38,7 +38,8 @@ _GATE_DEADLINE = 30  # s
 
 # A child that was terminated is replaced when its end is noticed; where Celery looks too early, when it looks
 # again: after 5 s, which tests need not wait.
-AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.2})
+_timers = property(lambda pool: {pool.maintain_pool: 0.2})
+AsynPool.timers = _timers  # type: ignore[method-assign,assignment]  # celery-types takes it for a method
 
 
 @worker_ready.connect
