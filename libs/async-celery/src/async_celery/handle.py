@@ -187,7 +187,7 @@ class TaskHandle(Generic[R]):
                 while not seen.state.is_final:
                     try:
                         async with asyncio.timeout(self._at_most(None)):
-                            metas.update(await anext(batches))
+                            _learn(metas, await anext(batches))
                     except TimeoutError:
                         # Cut off, `batches` has ended. Past the deadline only what runs can still change.
                         await self._first_look()
@@ -237,7 +237,7 @@ class TaskHandle(Generic[R]):
                 missing = set(self._record.tree.result_ids()) if self._record else {self.id}
                 async with contextlib.aclosing(self._follow()) as batches:
                     async for batch in batches:
-                        metas.update(batch)
+                        _learn(metas, batch)
                         failed = False
                         for task_id, meta in batch:
                             if meta["status"] == TaskState.SUCCESS:
@@ -332,9 +332,18 @@ class TaskHandle(Generic[R]):
 
 # As Celery spells them; the last two are endings without a result.
 _ENDINGS = {TaskState.FAILURE, TaskState.REVOKED, "REJECTED", "IGNORED"}
+_FINAL = {TaskState.SUCCESS, *_ENDINGS}
 
 GroupHandle: TypeAlias = TaskHandle[list[R]]
 """The handle of a group: its result is the list of its members' results, in their order."""
+
+
+def _learn(metas: dict[str, Meta], batch: list[tuple[str, Meta]]) -> None:
+    """Take over what came, unless it is older: what was read may overtake what was pushed before."""
+    for task_id, meta in batch:
+        known = metas.get(task_id)
+        if known is None or known["status"] not in _FINAL or meta["status"] in _FINAL:
+            metas[task_id] = meta
 
 
 def _leaves(status: TaskStatus) -> Iterator[TaskStatus]:
