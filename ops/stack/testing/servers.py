@@ -1,8 +1,8 @@
 """The servers of a test session: real ones, from the same table as the live stack, on free ports.
 
 How it works: an instance in a folder of its own under the state folder. Each suite gets its own virtual host and
-Redis database, so that no message of one suite reaches another. Folders of sessions that were killed are cleaned
-up by the next one: their lock is free.
+Redis database, so that no message of one suite reaches another. A session holds its instance's lock to its end;
+what one left behind that was killed is cleaned up by the next, which finds the lock free.
 
 What belongs here: the instance that tests run against.
 """
@@ -15,7 +15,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +35,7 @@ class Servers:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._error: Exception | None = None
+        self._lock = ExitStack()
         self._thread = threading.Thread(target=self._start)
         self._thread.start()
 
@@ -51,9 +52,10 @@ class Servers:
         number = [other.name for other in SUITES].index(suite.name)
         return {**self._instance.values, "RABBITMQ_VHOST": suite.name, "REDIS_DB": str(number)}
 
-    def wait_started(self) -> None:
-        """Wait until they are ready, or have failed."""
+    def give_up(self) -> None:
+        """Let them be stopped, once they are ready or have failed."""
         self._thread.join()
+        self._lock.close()
 
     def _start(self) -> None:
         numbers = ports.pick_free(len(services.PORTS))
@@ -61,6 +63,7 @@ class Servers:
         try:
             with Board((), Console(quiet=True)) as board:
                 self._instance = lifecycle.up(self._instance, services.SERVERS, environ, board)
+            self._lock.enter_context(lifecycle.exclusive(self._instance))
         except Exception as error:  # told to whoever asks for the servers
             self._error = error
 
@@ -76,15 +79,14 @@ def started(home: Instance) -> Iterator[Servers]:
     try:
         yield servers
     finally:
-        servers.wait_started()
+        servers.give_up()
         _remove(instance)
 
 
 def _clean_up(home: Instance) -> None:
-    for state in home.state.glob(f"{_PREFIX}*"):
-        instance = Instance.at(home.repository, state, services.PORTS)
+    for lock in home.state.glob(f"{_PREFIX}*/run/lock"):
         try:
-            _remove(instance)
+            _remove(Instance.at(home.repository, lock.parents[1], services.PORTS))
         except StackError:  # another session is at work in it
             continue
 
