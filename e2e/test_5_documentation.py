@@ -36,6 +36,7 @@ CHROMIUM = [
 def left_alone(stack: Clone) -> Iterator[Clone]:
     """The stack, while nothing restarts it: a change that an earlier test saved may be noticed late."""
     stack.must("stop", "reload")
+    stack.must("start", "project-worker", "project-api")  # it may have stopped them to start them again
     yield stack
     stack.must("start", "reload")
 
