@@ -37,10 +37,10 @@ CHROMIUM = [
 def left_alone(stack: Clone) -> Clone:
     """The stack, once nothing restarts it any more.
 
-    The reload of an earlier test's last save may still be stopping the API, which takes up to 12 s.
+    An earlier test's last save may have brought the API back before `reload` restarts it for the same save.
     """
     pids: list[int] = []
-    while len(pids) < 16 or len(set(pids[-16:])) > 1:
+    while len(pids) < 8 or len(set(pids[-8:])) > 1:
         assert len(pids) < 90, "the API is restarted again and again"
         time.sleep(1)
         pids.append(stack.program("api:app").pid if stack.ready() else -len(pids))

@@ -221,7 +221,8 @@ def _start_all(chosen: Sequence[Service], instance: Instance, board: Board, canc
         try:  # from the first thread on: a Ctrl-C between them must end those that have begun
             for service in _by_depth(chosen):  # needs first: a thread finds those it waits for in `begun`
                 begun[service.name] = pool.submit(bring_up, service)
-            wait(begun.values())
+            while wait(begun.values(), timeout=_POLL).not_done:
+                pass  # in short waits: a signal that reaches another thread does not end a long one here
         except KeyboardInterrupt:
             cancelled.set()
             raise

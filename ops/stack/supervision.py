@@ -33,7 +33,7 @@ program gets its own values from its section."""
 
 _COMMENT = re.compile(r"\s[;#]|[\r\n]")
 
-_STOPPED, _RUNNING, _BACKOFF, _FATAL = 0, 20, 30, 200
+_STOPPED, _STARTING, _RUNNING, _FATAL = 0, 10, 20, 200
 _ENDED = {_STOPPED, 100, _FATAL, 1000}  # stopped, exited, fatal, unknown: supervisor/states.py
 
 
@@ -208,7 +208,13 @@ class Supervisor:
         self._tolerate("ALREADY_STARTED", "startProcess", program, False)
 
     def stop(self, program: str) -> None:
-        """Ask a program to stop if it is running; returns at once."""
+        """Ask a program to stop if it is running; returns when it is asked.
+
+        One that has just been started gets its second to come up first: until it has become the program, it is
+        a copy of supervisord, which takes the signal and does nothing with it.
+        """
+        while self.state(program).code == _STARTING:
+            time.sleep(0.05)
         self._tolerate("NOT_RUNNING", "stopProcess", program, False)
 
     def wait_ended(self, program: str, timeout: float) -> None:

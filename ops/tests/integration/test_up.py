@@ -267,3 +267,13 @@ def test_down_leaves_no_process_and_keeps_the_data(live: Stack) -> None:
     assert live.processes() == []
     assert (live.state / "data/postgres/cluster/PG_VERSION").exists()
     assert "was down already" in live.run("down")
+
+
+def test_a_program_stopped_as_soon_as_it_is_started_does_not_miss_the_signal(live: Stack) -> None:
+    supervisor = Supervisor(live.instance)
+    live.run("stop", "redis")
+    for _ in range(3):
+        supervisor.start("redis")
+        supervisor.stop("redis")
+        supervisor.wait_ended("redis", 5)  # a signal that was lost is followed by a kill after 12 s
+    live.run("start", "redis")
