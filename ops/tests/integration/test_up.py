@@ -271,6 +271,7 @@ def test_down_leaves_no_process_and_keeps_the_data(live: Stack) -> None:
 
 def test_a_program_stopped_as_soon_as_it_is_started_does_not_miss_the_signal(live: Stack) -> None:
     supervisor = Supervisor(live.instance)
+    live.run("up", "redis")
     live.run("stop", "redis")
     for _ in range(3):
         supervisor.start("redis")
