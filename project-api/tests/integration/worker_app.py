@@ -8,9 +8,10 @@ import time
 from celery import Celery
 from pydantic_settings import BaseSettings
 
+from async_celery.queues import work_queue
 from project_contracts.connections import Connections
 from project_contracts.integers import INTEGER_MULTIPLICATION, INTEGERS_SUM
-from project_contracts.queues import PROJECT_WORKER
+from project_contracts.queues import PROJECT_WORKER, QUEUES
 
 FAIL, SLEEP, NOT_A_NUMBER, HUGE = 500, 600, 700, 800  # multiplicands with a meaning of their own
 
@@ -23,6 +24,7 @@ settings = Settings()
 app = Celery("worker_app", broker=settings.broker, backend=settings.backend)
 app.conf.update(
     task_default_queue=PROJECT_WORKER,
+    task_queues=[work_queue(q.name, max_length=q.max_length, delivery_limit=q.delivery_limit) for q in QUEUES],
     task_track_started=True,
     result_extended=True,
     task_acks_late=True,

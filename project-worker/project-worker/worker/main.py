@@ -8,9 +8,9 @@ What belongs here: wiring. Values that differ between machines are in `config.py
 """
 
 from celery import Celery
-from kombu import Exchange, Queue
 
-from project_contracts.queues import PROJECT_WORKER
+from async_celery.queues import work_queue
+from project_contracts.queues import PROJECT_WORKER, QUEUES
 from worker import tasks
 from worker.config import Settings, load_settings
 from worker.connection import WorkerAMQP
@@ -30,6 +30,8 @@ def create_app(settings: Settings | None = None) -> Celery:
     # Never "current": whoever makes a signature must say for which app, or it would go to a wrong broker.
     app = Celery(settings.worker_name, set_as_current=False, amqp=WorkerAMQP)
     app.conf.update(_configuration(settings))
+    # The app can send to every queue. Without -Q, its worker consumes its own alone.
+    app.amqp.queues.select([PROJECT_WORKER])
     install_logging(settings)
     tasks.register(app, settings)
     return app
@@ -40,17 +42,13 @@ def _configuration(settings: Settings) -> dict[str, object]:
         # -- Where
         "broker_url": settings.broker,
         "result_backend": settings.backend,
-        # One queue per service, by its name. The API declares it with the same arguments when it publishes:
-        # what Celery makes of a bare queue name (durable, classic, a direct exchange of the same name).
-        # RabbitMQ refuses a second declaration that differs.
+        # One queue per service, by its name. The API declares them from the same values: RabbitMQ refuses a second
+        # declaration that differs.
         "task_default_queue": PROJECT_WORKER,
+        "task_default_exchange_type": "topic",
         "task_queues": [
-            Queue(
-                PROJECT_WORKER,
-                Exchange(PROJECT_WORKER, type="direct", durable=True),
-                routing_key=PROJECT_WORKER,
-                durable=True,
-            )
+            work_queue(queue.name, max_length=queue.max_length, delivery_limit=queue.delivery_limit)
+            for queue in QUEUES
         ],
         # A typo in `-Q` or in a contract is an error, not a queue that nobody works.
         "task_create_missing_queues": False,

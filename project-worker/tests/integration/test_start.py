@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-from celery import Celery
 from worker_process import IMPORT_ROOT, SEED_COMMAND, RunningWorker, management, wait_until
 
 from project_contracts.headers import REQUEST_ID
@@ -40,18 +39,25 @@ def test_log_has_one_line_per_task_and_no_password(worker: RunningWorker, reques
         assert f":{secret.get_secret_value()}@" not in log
 
 
-def test_queue_is_the_one_that_a_plain_client_declares(worker: RunningWorker) -> None:
-    """The API knows only the queue's name: RabbitMQ refuses it when the worker's declaration differs."""
-    plain = Celery("plain", broker=worker.settings.broker, backend=worker.settings.backend, set_as_current=False)
-    task = plain.send_task(INTEGERS_SUM.name, kwargs={"integers": [4, 5]}, queue=PROJECT_WORKER, retry=False)
-    assert task.get(timeout=10) == 9
-    plain.close()
-
+def test_queue_keeps_what_it_accepts_and_sends_on_what_it_gives_up(worker: RunningWorker) -> None:
     with management() as api:
         queue = api.get(f"/queues/{worker.settings.rabbitmq_vhost}/{PROJECT_WORKER}").raise_for_status().json()
-        bindings = api.get(f"/queues/{worker.settings.rabbitmq_vhost}/{PROJECT_WORKER}/bindings").json()
-    assert (queue["durable"], queue["auto_delete"], queue["arguments"]) == (True, False, {})
-    assert (PROJECT_WORKER, PROJECT_WORKER) in {(each["source"], each["routing_key"]) for each in bindings}
+        bindings = api.get(f"/exchanges/{worker.settings.rabbitmq_vhost}/{PROJECT_WORKER}/bindings/source").json()
+        returns = api.get(f"/bindings/{worker.settings.rabbitmq_vhost}").json()
+    assert queue["durable"] is True
+    assert queue["arguments"] == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 100,
+        "x-max-length": 100_000,
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": "dead-letters",
+        "x-dead-letter-routing-key": PROJECT_WORKER,
+        "x-dead-letter-strategy": "at-least-once",
+    }
+    assert (PROJECT_WORKER, PROJECT_WORKER) in {(each["destination"], each["routing_key"]) for each in bindings}
+    # The way back from a countdown.
+    way = ("celery_delayed_delivery", PROJECT_WORKER, f"#.{PROJECT_WORKER}")
+    assert way in {(each["source"], each["destination"], each["routing_key"]) for each in returns}
 
 
 def test_unknown_queue_stops_the_start_with_a_message() -> None:

@@ -3,9 +3,9 @@
 from celery import Celery
 from celery._state import get_current_app
 from celery.app.defaults import DEFAULTS
-from kombu import Queue
 
-from project_contracts.queues import PROJECT_WORKER
+from async_celery.queues import work_queue
+from project_contracts.queues import PROJECT_WORKER, QUEUES
 from worker.config import Settings
 from worker.main import create_app
 
@@ -63,15 +63,11 @@ def test_state_can_be_shown_and_tasks_cancelled(app: Celery) -> None:
     assert app.conf.worker_send_task_events is False  # production
 
 
-def test_the_queue_carries_the_service_s_name_and_no_other_is_made(app: Celery) -> None:
-    assert list(app.amqp.queues) == [PROJECT_WORKER]
-    plain = Celery("plain", set_as_current=False).amqp.queues[PROJECT_WORKER]
-    queue = app.amqp.queues[PROJECT_WORKER]
-    assert isinstance(queue, Queue)
-    for declared in (queue, plain):
-        assert (declared.name, declared.routing_key, declared.durable) == (PROJECT_WORKER, PROJECT_WORKER, True)
-        assert (declared.exchange.name, declared.exchange.type) == (PROJECT_WORKER, "direct")
-        assert not declared.queue_arguments
+def test_every_queue_is_known_its_own_is_worked_and_no_other_is_made(app: Celery) -> None:
+    assert list(app.amqp.queues) == [queue.name for queue in QUEUES]
+    assert list(app.amqp.queues.consume_from) == [PROJECT_WORKER]
+    assert app.amqp.queues[PROJECT_WORKER] == work_queue(PROJECT_WORKER, max_length=100_000, delivery_limit=100)
+    assert app.conf.task_default_queue == PROJECT_WORKER
     assert "project-wroker" not in app.amqp.queues
     assert app.conf.task_create_missing_queues is False
 

@@ -14,6 +14,8 @@ from celery import Celery
 
 from app.core.config import Settings
 from async_celery import AsyncCelery
+from async_celery.queues import work_queue
+from project_contracts.queues import QUEUES
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -22,6 +24,11 @@ def create_celery(settings: Settings) -> Celery:
     app.conf.update(
         broker_url=settings.broker,
         result_backend=settings.backend,
+        # Declared as the worker declares them, from the same values.
+        task_queues=[
+            work_queue(queue.name, max_length=queue.max_length, delivery_limit=queue.delivery_limit)
+            for queue in QUEUES
+        ],
         # async_celery sends nothing without RabbitMQ's confirm (the seed's advice); this is for whoever uses the
         # Celery app by itself.
         broker_transport_options={"confirm_publish": True},
