@@ -14,7 +14,8 @@ import httpx
 
 HERE = Path(__file__).parent
 COMMAND = (
-    "-A worker_app:app worker -c 2 -l INFO -Q project-worker --without-gossip --without-mingle -n api-tests@%h"
+    "-A worker_app:app worker -c 2 -l INFO -Q project-worker,sums "
+    "--without-gossip --without-mingle -n api-tests@%h"
 )
 IMPORT_ROOT = HERE.parents[1] / "project-api"
 
