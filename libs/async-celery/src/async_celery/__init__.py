@@ -7,10 +7,13 @@ What belongs here: the public names, nothing else.
 """
 
 from async_celery.client import AsyncCelery
+from async_celery.dead_letters import DeadLetter, DeadLetters
 from async_celery.errors import (
     AsyncCeleryError,
     BackendError,
+    BadCursor,
     Blocked,
+    DeadLetterNotFound,
     Nacked,
     PayloadError,
     PublishError,
@@ -23,16 +26,24 @@ from async_celery.errors import (
     TaskRevoked,
     TransportError,
     Unroutable,
+    Unsupported,
 )
 from async_celery.handle import GroupHandle, TaskHandle
-from async_celery.types import OnTimeout, TaskErrorInfo, TaskState, TaskStatus
+from async_celery.history import HistoryEntry, HistoryPage
+from async_celery.types import OnTimeout, TaskErrorInfo, TaskState, TaskStatus, TaskTimeline
 
 __all__ = [
     "AsyncCelery",
     "AsyncCeleryError",
     "BackendError",
+    "BadCursor",
     "Blocked",
+    "DeadLetter",
+    "DeadLetterNotFound",
+    "DeadLetters",
     "GroupHandle",
+    "HistoryEntry",
+    "HistoryPage",
     "Nacked",
     "OnTimeout",
     "PayloadError",
@@ -48,6 +59,8 @@ __all__ = [
     "TaskRevoked",
     "TaskState",
     "TaskStatus",
+    "TaskTimeline",
     "TransportError",
     "Unroutable",
+    "Unsupported",
 ]

@@ -45,7 +45,8 @@ def freeze(
     Args:
         canvas: any signature, chain, group, chord or chunks, as an object or as its dict.
         app: what the copy is bound to.
-        workflow_id: the id of the whole: of the last task, of the group, of the chord's body.
+        workflow_id: the id of the whole: of the last task, of the group, of the chord's body. Each task has it
+            for its root, and what tasks start themselves inherits that: one tombstone reaches all of them.
         expires: an ISO 8601 time, after which a task that has not started never does. Absolute, because a
             worker publishes a chain's later tasks; a task that has its own `expires` keeps it.
         new_child_id: returns a new id for each other task and group.
@@ -53,7 +54,7 @@ def freeze(
     Raises:
         PayloadError: there is nothing to run in it, or it is no canvas.
     """
-    return _Freezer(app, expires, new_child_id).freeze(canvas, workflow_id)
+    return _Freezer(app, workflow_id, expires, new_child_id).freeze(canvas, workflow_id)
 
 
 def has_more_tasks_than(limit: int, canvas: Any) -> bool:
@@ -64,8 +65,9 @@ def has_more_tasks_than(limit: int, canvas: Any) -> bool:
 class _Freezer:
     """The recursion, with what is the same on every level."""
 
-    def __init__(self, app: "Celery", expires: str, new_child_id: Callable[[], str]) -> None:
+    def __init__(self, app: "Celery", root_id: str, expires: str, new_child_id: Callable[[], str]) -> None:
         self._app = app
+        self._root_id = root_id
         self._expires = expires
         self._new_child_id = new_child_id
 
@@ -91,7 +93,7 @@ class _Freezer:
     def _freeze_task(
         self, task: Mapping[str, Any], task_id: str
     ) -> tuple["celery_canvas.Signature[Any]", TaskNode]:
-        options = {"expires": self._expires, **_options(task), "task_id": task_id}
+        options = {"expires": self._expires, **_options(task), "task_id": task_id, "root_id": self._root_id}
         copy = _Task({**task, "options": options}, app=self._app)
         return copy, TaskNode(kind=NodeKind.TASK, id=task_id, name=task["task"])
 

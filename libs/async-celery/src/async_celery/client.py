@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from async_celery.errors import TransportError
 from async_celery.handle import GroupHandle, Link, TaskHandle
+from async_celery.history import HistoryFilter, HistoryPage, read_page
 from async_celery.publisher import AmqpBroker
 from async_celery.recording import CeleryRecorder
 from async_celery.results import RedisBackend
 from async_celery.task_ids import TaskIds
 from async_celery.threads import ThreadsBackend, ThreadsBroker
-from async_celery.types import Backend, Broker, NodeKind, Recorder, TaskMessage
+from async_celery.types import Backend, Broker, NodeKind, Recorder, TaskMessage, TaskState
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -221,7 +222,7 @@ class AsyncCelery:
             task_id = self._ids.new(accepted_at)
         broker, backend, _ = self._link
         # Before the send: what finishes at once is not missed.
-        expectation = backend.expect(task_id)
+        expectation = backend.expect()
         await broker.publish(
             TaskMessage(
                 task_id,
@@ -334,6 +335,51 @@ class AsyncCelery:
             issued.issued_at.timestamp() if issued else None,
             is_known=False,
         )
+
+    async def history(
+        self,
+        *,
+        name: str | None = None,
+        state: TaskState | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> HistoryPage:
+        """Return tasks that have ended lately, the newest first, whoever sent them.
+
+        One page looks at `history.MAX_SCANNED` entries at most: where a filter passes few, it may hold less than
+        `limit` and still name a `cursor`.
+
+        Args:
+            name: only tasks of this name.
+            state: only those that ended so.
+            since: only what was stored then or later; with its zone.
+            until: only what was stored earlier; with its zone.
+            cursor: the page before's; None for the newest.
+            limit: how many at most.
+
+        Raises:
+            BackendError: the result backend did not answer.
+            Unsupported: it is not Redis.
+            BadCursor: `cursor` is none.
+        """
+        self._check_open()
+        wanted = HistoryFilter(name=name, state=state, since=since, until=until)
+        return await read_page(self._link.backend, wanted, cursor=cursor, limit=limit)
+
+    async def note_times(self, times: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep, beside the results and as long, when something happened to tasks; see `TaskHandle.noted_times`.
+
+        Args:
+            times: in s since 1970, by task id and by what happened. What was noted first stays.
+
+        Raises:
+            BackendError: the result backend did not answer.
+            Unsupported: it is not Redis.
+        """
+        self._check_open()
+        await self._link.backend.note(times)
 
     async def ping_broker(self) -> None:
         """Make a round trip to the broker.

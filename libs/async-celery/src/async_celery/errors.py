@@ -8,8 +8,11 @@
     │   │   ├── Blocked           it takes no messages now (memory or disk alarm), or too many wait already
     │   │   └── PublishTimeout    it did not answer in time: the outcome is unknown
     │   └── BackendError          the result backend did not answer
+    ├── Unsupported               the configured result backend cannot do this, Redis can
+    ├── BadCursor                 a place in the history that no page has named (also a `ValueError`)
     ├── PayloadError              arguments or a canvas that cannot become a message
     ├── TaskNotFound              an id that nobody here accepted
+    ├── DeadLetterNotFound        an id of which no dead letter is parked
     ├── TaskExpired               accepted, not finished by its deadline, or its result has gone
     ├── ResultTimeout             the wait is over, the task is not (also a `TimeoutError`)
     └── TaskError                 the task ended without a result
@@ -62,6 +65,18 @@ class BackendError(TransportError):
     """The result backend did not answer in time, or answered with an error."""
 
 
+class Unsupported(AsyncCeleryError):
+    """The configured result backend cannot do what was asked for, at no time: a Redis server can."""
+
+
+class BadCursor(AsyncCeleryError, ValueError):
+    """`cursor` is no place in the history: a page names the next one's."""
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(f"{cursor!r:.60} is no cursor: use the one that the page before has named, or none")
+        self.cursor = cursor
+
+
 class PayloadError(AsyncCeleryError):
     """What was to be sent cannot become a message; nothing was published."""
 
@@ -72,6 +87,14 @@ class TaskNotFound(AsyncCeleryError):
     def __init__(self, task_id: str) -> None:
         super().__init__(f"task {task_id} is not known here, or was sent by another producer and has not started")
         self.task_id = task_id
+
+
+class DeadLetterNotFound(AsyncCeleryError):
+    """There is no dead letter `id`: it was deleted or replayed, or never was one."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"there is no dead letter {id} (any more)")
+        self.id = id
 
 
 class TaskExpired(AsyncCeleryError):
@@ -108,12 +131,18 @@ class TaskError(AsyncCeleryError):
 
 
 class TaskFailed(TaskError):
-    """The task raised: `type` is the exception's class name, `message` its text, never a traceback."""
+    """The task raised: `type` is the exception's class name, `message` its text, never a traceback.
 
-    def __init__(self, *, task_id: str, name: str | None, type: str, message: str) -> None:
+    `code` is the exception's own name for what is wrong, None when it has none.
+    """
+
+    def __init__(
+        self, *, task_id: str, name: str | None, type: str, message: str, code: str | None = None
+    ) -> None:
         super().__init__(f"failed: {type}: {message}", task_id=task_id, name=name)
         self.type = type
         self.message = message
+        self.code = code
 
 
 class TaskRevoked(TaskError):

@@ -33,6 +33,7 @@ from async_celery.types import (
     Expectation,
     Meta,
     OnTimeout,
+    TaskErrorInfo,
     TaskRecord,
     TaskState,
     TaskStatus,
@@ -162,9 +163,9 @@ class TaskHandle(Generic[R]):
             return self._unwrap(latest)
         revoked = False
         if on_timeout is OnTimeout.REVOKE:
-            # The caller learns from `revoked` when the workers could not be told.
-            with contextlib.suppress(PublishError):
-                await self._revoke(self._unfinished(latest), terminate=True, mark=answers)
+            # The caller learns from `revoked` when nobody can promise it.
+            with contextlib.suppress(BackendError, PublishError):
+                await self._revoke(self._unfinished(latest), terminate=True, within=None if answers else _LAST_LOOK)
                 revoked = True
         state = latest.state if latest else TaskState.QUEUED
         raise ResultTimeout(task_id=self.id, state=state, timeout=timeout, revoked=revoked)
@@ -199,19 +200,29 @@ class TaskHandle(Generic[R]):
     async def cancel(self, *, terminate: bool = True) -> bool:
         """Revoke the task, or everything of the workflow that is not finished.
 
-        What has not started never starts; what runs is stopped, unless `terminate` is False. May be repeated.
+        What has not started never starts, on whatever worker, now or later; what runs is stopped, unless
+        `terminate` is False. May be repeated.
 
         Returns:
             Whether there was anything left to revoke.
 
         Raises:
-            PublishError: the workers could not be told.
-            TaskNotFound, TaskExpired, BackendError: as for `status`.
+            BackendError: the result backend did not answer, or did not take the tombstones: it may yet run.
+            PublishError: only from other backends than Redis, which have none: the workers could not be told.
+            TaskNotFound, TaskExpired: as for `status`.
         """
         unfinished = self._unfinished(await self.status())
         if unfinished:
             await self._revoke(unfinished, terminate=terminate)
         return bool(unfinished)
+
+    async def noted_times(self) -> dict[str, float]:
+        """Return what `AsyncCelery.note_times` has noted of it, in s since 1970 by what happened.
+
+        Raises:
+            BackendError: the result backend did not answer.
+        """
+        return await self._link.backend.noted(self.id)
 
     async def forget(self) -> None:
         """Delete the stored results, and the record. Does not stop anything: see `cancel`.
@@ -271,14 +282,41 @@ class TaskHandle(Generic[R]):
     def _follow(self) -> AsyncGenerator[list[tuple[str, Meta]]]:
         return self._link.backend.follow(self._task_ids(), self._expectation)
 
-    async def _revoke(self, task_ids: list[str], *, terminate: bool, mark: bool = True) -> None:
-        await self._link.broker.revoke(task_ids, terminate=terminate)
+    async def _revoke(self, task_ids: list[str], *, terminate: bool, within: float | None = None) -> None:
+        """Have these never start, or stop.
+
+        Args:
+            task_ids: those that are not finished.
+            terminate: whether what runs is stopped.
+            within: in s, how long the tombstones may take; None for as long as the backend may.
+
+        Raises:
+            BackendError, PublishError: nobody can promise it.
+        """
+        broker, backend, _ = self._link
+        try:
+            async with asyncio.timeout(within):
+                # The workflow's own id goes for what its tasks may start: all of it has that for its root.
+                is_buried = await backend.bury(list({self.id: None, **dict.fromkeys(task_ids)}), terminate=terminate)
+        except (BackendError, TimeoutError) as exc:
+            # Workers that run now can be told all the same.
+            with contextlib.suppress(PublishError):
+                await broker.revoke(task_ids, terminate=terminate)
+            raise BackendError(f"the tombstones could not be written: {exc}") from exc
+        if is_buried:
+            await self._mark_revoked(task_ids)
+            # Our workers would find the tombstones anyway; those that do not know them must be told.
+            with contextlib.suppress(PublishError):
+                await broker.revoke(task_ids, terminate=terminate)
+        else:
+            await broker.revoke(task_ids, terminate=terminate)
+            await self._mark_revoked(task_ids)
+
+    async def _mark_revoked(self, task_ids: list[str]) -> None:
         # A worker stores REVOKED when it meets the message. It may meet it never (no worker, or the message
-        # expired in its queue), and the caller is to see the cancellation now: so it is marked here as well,
-        # unless the backend is down, where the workers' knowing must do.
-        if mark:
-            with contextlib.suppress(BackendError):
-                await self._link.backend.mark_revoked(task_ids)
+        # expired in its queue), and the caller is to see the cancellation now: so it is marked here as well.
+        with contextlib.suppress(BackendError):
+            await self._link.backend.mark_revoked(task_ids)
 
     def _status_from(self, metas: Mapping[str, Meta]) -> TaskStatus:
         if self._record is not None:
@@ -298,10 +336,12 @@ class TaskHandle(Generic[R]):
                     message=f"its result is not what was promised: {exc}",
                 ) from exc
         task = task_at_fault(status)
-        type_, message = (task.error.type, task.error.message) if task.error else ("Unknown", "")
+        error = task.error or TaskErrorInfo(type="Unknown", message="")
         if status.state is TaskState.FAILURE:
-            raise TaskFailed(task_id=task.id, name=task.name, type=type_, message=message)
-        raise TaskRevoked(task_id=task.id, name=task.name, reason=message)
+            raise TaskFailed(
+                task_id=task.id, name=task.name, type=error.type, message=error.message, code=error.code
+            )
+        raise TaskRevoked(task_id=task.id, name=task.name, reason=error.message)
 
     def _task_ids(self) -> list[str]:
         return [self.id] if self._record is None else [leaf.id for leaf in self._record.tree.leaves()]

@@ -7,12 +7,13 @@ message of it: any serializer, any compression, any headers.
 
 The fast one is for a plain task: JSON, no countdown. All but a few of its headers are the same in every message
 of one task name to one queue. So a sample is recorded (`recording.py`), what is constant in it is encoded once
-as a template, and each message then costs its id, its arguments, their `repr` and the time of its expiry. A
+as a template, and each message then costs its id, its arguments, their `repr` and the times in its headers. A
 template that does not give the very message that the general way gives, for two samples, is not used: another
 task protocol, another JSON, a compression. Nor is any while somebody listens to Celery's signals about
 publishing, who may change a message.
 
-Added to what Celery sends: the property `message_id`, the task's id, by which a returned message is recognised.
+Added to what Celery sends: the property `message_id`, the task's id, by which a returned message is recognised;
+and what `recording.py` adds.
 
 What belongs here: encoding. What a message is to say, Celery decides; where it goes, `publisher.py`.
 """
@@ -44,8 +45,10 @@ from kombu.utils.json import JSONEncoder
 from async_celery import amqp
 from async_celery.errors import PayloadError
 from async_celery.recording import CeleryRecorder
+from async_celery.signed_pickle import SERIALIZER as SIGNED_PICKLE
+from async_celery.signed_pickle import TaskBody
 from async_celery.topology import Topologies, Topology
-from async_celery.types import Publication, TaskMessage
+from async_celery.types import PUBLISHED_AT, Publication, TaskMessage
 
 _BASIC = 60
 _CONTENT_HEADER = struct.Struct(">HHQ")
@@ -53,7 +56,7 @@ _CONTENT_HEADER = struct.Struct(">HHQ")
 _LENGTH = struct.Struct(">I")
 _INT, _LONG_INT = struct.Struct(">ci"), struct.Struct(">cq")
 _LONG = 1 << 31
-_EXPIRES_RESOLUTION = 0.001  # s
+_TIMES_RESOLUTION = 0.001  # s
 
 _MOST_HEADER_BYTES = amqp.FRAME_MAX - 8
 
@@ -262,7 +265,7 @@ class _Template:
         headers: bytes,
         delivery_mode: bytes,
         reply_to: bytes,
-        embed: bytes,
+        embed: str,
     ) -> None:
         self.place = place
         self._content = content  # type and encoding
@@ -274,8 +277,8 @@ class _Template:
         self._args_limit: int = app.amqp.argsrepr_maxsize
         self._kwargs_limit: int = app.amqp.kwargsrepr_maxsize
         self._levels: int | None = app.conf.task_repr_maxlevels
-        self._expires = b""
-        self._expires_of = (0.0, 0.0)  # the lifetime that it was made for, and when, in s
+        self._times = b""
+        self._times_of = (0.0, 0.0)  # the lifetime that they were made for, and when, in s
 
     @classmethod
     def of(cls, app: Any, place: Place, payload: Any, properties: Mapping[str, Any]) -> "_Template | None":
@@ -292,7 +295,7 @@ class _Template:
             headers=_table_entries(constant),
             delivery_mode=bytes((properties["delivery_mode"],)),
             reply_to=_short(properties["reply_to"]),
-            embed=f", {_encode_json(payload[2])}]".encode(),
+            embed=f", {_encode_json(payload[2])}]",
         )
 
     def allows(self, headers: Mapping[str, Any]) -> bool:
@@ -306,10 +309,9 @@ class _Template:
             args = tuple(args)
         if type(kwargs) is not dict:
             kwargs = dict(kwargs)
-        body = _encode_json((args, kwargs))[:-1].encode() + self._embed
+        body = f"[{_encode_json(args)}, {_encode_json(kwargs) if kwargs else '{}'}{self._embed}".encode()
         short_id = _short(task_id)
         args_repr = _repr(args, self._args_limit, self._levels)
-        kwargs_repr = _repr(kwargs, self._kwargs_limit, self._levels) if kwargs else b"{}"
         table = b"".join(
             (
                 self._headers,
@@ -321,10 +323,8 @@ class _Template:
                 b"\x08argsreprS",
                 _LENGTH.pack(len(args_repr)),
                 args_repr,
-                b"\x0akwargsreprS",
-                _LENGTH.pack(len(kwargs_repr)),
-                kwargs_repr,
-                self._expires_after(lifetime),
+                self._kwargs_repr(kwargs) if kwargs else b"\x0akwargsreprS\0\0\0\x02{}",
+                self._times_until(lifetime),
                 _table_entries(headers) if headers else b"",
             )
         )
@@ -345,18 +345,22 @@ class _Template:
         )
         return header, body
 
-    def _expires_after(self, lifetime: float) -> bytes:
-        """Return the header with the time so many s from now. It serves for a ms: a time takes long to write."""
+    def _kwargs_repr(self, kwargs: dict[str, Any]) -> bytes:
+        text = _repr(kwargs, self._kwargs_limit, self._levels)
+        return b"".join((b"\x0akwargsreprS", _LENGTH.pack(len(text)), text))
+
+    def _times_until(self, lifetime: float) -> bytes:
+        """Return the headers that say when, now and so many s from now. They serve for a ms: a time takes long."""
         now = time()
-        made_for, made_at = self._expires_of
-        if lifetime != made_for or not 0 <= now - made_at < _EXPIRES_RESOLUTION:
-            at = datetime.fromtimestamp(now + lifetime, UTC).isoformat()
-            self._expires = b"\x07expiresS\0\0\0" + _short(at)
-            self._expires_of = lifetime, now
-        return self._expires
+        made_for, made_at = self._times_of
+        if lifetime != made_for or not 0 <= now - made_at < _TIMES_RESOLUTION:
+            expires = datetime.fromtimestamp(now + lifetime, UTC).isoformat()
+            self._times = _table_entries({"expires": expires, PUBLISHED_AT: now})
+            self._times_of = lifetime, now
+        return self._times
 
 
-_VARIABLE = {"id", "root_id", "argsrepr", "kwargsrepr", "expires"}
+_VARIABLE = {"id", "root_id", "argsrepr", "kwargsrepr", "expires", PUBLISHED_AT}
 """The headers that a template leaves open."""
 
 
@@ -466,10 +470,11 @@ def _check_table(value: Any) -> None:
 
 
 def _is_same(ours: tuple[bytes, bytes], theirs: tuple[bytes, bytes]) -> bool:
-    """Return whether two messages are equal but for the order of their headers and the moment of their expiry."""
+    """Return whether two messages are equal but for the order of their headers, and the times in them."""
     decoded = [_decoded(header) for header, _ in (ours, theirs)]
     for properties in decoded:
-        properties["application_headers"].pop("expires", None)
+        for name in ("expires", PUBLISHED_AT):
+            properties["application_headers"].pop(name, None)
     return decoded[0] == decoded[1] and ours[1] == theirs[1]
 
 
@@ -538,6 +543,8 @@ def _fault(message: TaskMessage) -> str | None:
     arguments: list[tuple[str, Any]] = [(f"argument {n}", value) for n, value in enumerate(message.args, 1)]
     arguments += [(f"argument {name!r}", value) for name, value in message.kwargs.items()]
     for name, value in arguments:
+        if message.serializer == SIGNED_PICKLE:  # which signs nothing but a task's body
+            value = TaskBody.of(((value,), {}, {}), task_id=message.task_id, name=message.name, expires=None)
         try:
             dumps(value, serializer=message.serializer)
         except _NOT_ENCODABLE as exc:

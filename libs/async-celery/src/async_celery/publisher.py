@@ -1,8 +1,9 @@
 """The broker of AMQP: publishes from asyncio, over one connection, every message confirmed.
 
-How it works: a message is encoded (`message.py`), admitted, and waits as a `Letter` until it has ended. Letters
-go to the `Session`, the connection as it is now, as long as fewer than `max_in_flight` are unconfirmed there;
-the others wait in line. One task keeps a session: it connects when first needed, and again after a loss, with
+How it works: a message is admitted, encoded (`message.py`), and waits as a `Letter` until it has ended. All that is
+sent in one turn of the loop is encoded and written at the end of it, in one go: the same code, one message after
+the other, takes half the time. Letters go to the `Session`, the connection as it is now, as long as fewer than
+`max_in_flight` are unconfirmed there; the others wait in line. One task keeps a session: it connects when first needed, and again after a loss, with
 jittered backoff, to the next server if there are several. What was unconfirmed then is sent again, under the
 same ids, before anything else; so a message may reach its queue twice, never not at all. One timer ends what is
 past its deadline.
@@ -21,6 +22,7 @@ import platform
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context, copy_context
 
 from celery import Celery
 
@@ -86,6 +88,8 @@ class AmqpBroker:
         self._down: amqp.ConnectionLost | None = None  # why the last attempt failed
         self._next_attempt = 0.0  # s, in the loop's time
         self._open: dict[Letter, None] = {}  # all that have not ended, oldest first
+        self._unencoded: list[tuple[Letter, TaskMessage, Context]] = []  # those of this turn of the loop
+        self._sends_soon = False
         self._waiting: deque[Letter] = deque()  # those of them that no session has
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -94,11 +98,11 @@ class AmqpBroker:
     async def publish(self, message: TaskMessage) -> None:
         """See `Broker`."""
         self._check(message.task_id)
-        letter = self._admit(message.task_id, self._encoder.task(message))
-        try:
-            await letter.future
-        finally:
-            self._release(letter)
+        letter = self._admit(message.task_id)
+        # Whoever listens to Celery's signals meets the message in the context of its sender.
+        self._unencoded.append((letter, message, copy_context()))
+        self._send_soon()
+        await self._end_of(letter)
 
     async def publish_all(self, publications: Sequence[Publication]) -> None:
         """See `Broker`. Nothing is published if one cannot be encoded."""
@@ -110,7 +114,9 @@ class AmqpBroker:
                 if len(letters) >= self._max_in_flight:
                     await self._end_of(letters.popleft())
                 self._check(publication.task_id)
-                letters.append(self._admit(publication.task_id, message))
+                letters.append(letter := self._admit(publication.task_id))
+                self._post(letter, message)
+                self._send_soon()
             while letters:
                 await self._end_of(letters.popleft())
         finally:
@@ -176,12 +182,8 @@ class AmqpBroker:
         """
         if self._closed:
             raise TransportError("this AsyncCelery is closed: make a new one")
-        if self._loop is None:
+        if self._loop is not asyncio.get_running_loop():
             self._start()
-        elif self._loop is not asyncio.get_running_loop():
-            raise RuntimeError(
-                "an AsyncCelery belongs to the event loop it is first used on: make one for each loop"
-            )
         if self._down is not None:
             raise self._unreachable(self._down, task_id)
         session = self._session
@@ -193,25 +195,60 @@ class AmqpBroker:
             )
 
     def _start(self) -> None:
+        if self._loop is not None:
+            raise RuntimeError(
+                "an AsyncCelery belongs to the event loop it is first used on: make one for each loop"
+            )
         self._loop = asyncio.get_running_loop()
         self._keeper = self._loop.create_task(self._keep_session(), name="async-celery broker")
 
-    def _admit(self, task_id: str | None, message: Encoded) -> Letter:
-        assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
-        letter = Letter(task_id, message, self._loop.create_future(), self._loop.time() + self._publish_timeout)
+    def _admit(self, task_id: str | None) -> Letter:
+        loop = self._loop
+        assert loop is not None  # noqa: S101 (for mypy: `_check` has set it)
+        letter = Letter(task_id, loop.create_future(), loop.time() + self._publish_timeout)
         self._open[letter] = None
         if self._sweeper is None:
-            self._sweeper = self._loop.call_at(letter.deadline, self._sweep)
+            self._sweeper = loop.call_at(letter.deadline, self._sweep)
+        return letter
+
+    def _send_soon(self) -> None:
+        """Have `_send` called at the end of this turn of the loop."""
+        if not self._sends_soon:
+            assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
+            self._sends_soon = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._sends_soon = False
+        unencoded, self._unencoded = self._unencoded, []
+        for letter, message, context in unencoded:
+            if letter.future.done():
+                continue
+            try:
+                encoded = context.run(self._encoder.task, message)
+            except Exception as exc:
+                # Whatever it is, it is the sender's own.
+                letter.fail(exc)
+            else:
+                self._post(letter, encoded)
+        if self._session is not None:
+            self._session.flush()
+
+    def _post(self, letter: Letter, message: Encoded) -> None:
+        """Hand it to the session, or let it wait."""
+        letter.place, letter.frames = message
         session = self._session
         if session is not None and not self._waiting and session.has_room:
             session.take(letter)
-            return letter
+            return
+        if self._down is not None:
+            letter.fail(self._unreachable(self._down, letter.task_id))
+            return
         if len(self._waiting) > 2 * self._max_open:
             # What was given up stays in line until its turn, which may not come for long.
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.done())
         self._waiting.append(letter)
         self._pump()
-        return letter
 
     async def _end_of(self, letter: Letter) -> None:
         try:
@@ -239,6 +276,11 @@ class AmqpBroker:
 
     # In which order, and until when.
 
+    def _on_progress(self) -> None:
+        """Use what has become free. Whom the confirms wake now may send again, before `_send` is called."""
+        self._pump()
+        self._send_soon()
+
     def _pump(self) -> None:
         """Give the session what it has room for."""
         session, waiting = self._session, self._waiting
@@ -251,6 +293,7 @@ class AmqpBroker:
             letter = waiting.popleft()
             if not letter.future.done():
                 session.take(letter)
+        session.flush()
 
     def _give_back(self, letters: Iterable[Letter]) -> None:
         """Put letters that a session had before all that wait."""
@@ -349,7 +392,7 @@ class AmqpBroker:
                     client_properties,
                     max_in_flight=self._max_in_flight,
                     give_back=self._give_back,
-                    on_progress=self._pump,
+                    on_progress=self._on_progress,
                 )
             except amqp.ConnectionLost as exc:
                 error = exc

@@ -9,8 +9,8 @@ What was pushed cannot be asked for again, so a result is also read (MGET) where
 
 - once a new subscription stands, confirmed by the server, everything that is followed: in this order, for the
   other way round loses what is stored in between;
-- when somebody begins to follow what was not listened for without a break since before it was sent; an
-  `Expectation` knows that, and holds what came meanwhile;
+- when somebody begins to follow what was not listened for without a break since before it was sent, or what came
+  long ago; an expectation knows the former, `heard.py` holds what came lately;
 - once a second, what is followed and has not ended (`_POLL_INTERVAL`): a server may drop what it should push, and
   a dead connection may look alive. For 1,000 waiters this is one command a second.
 
@@ -29,11 +29,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
-from weakref import ref
 
 from async_celery import metas
 from async_celery.backoff import Backoff
 from async_celery.errors import BackendError, TransportError
+from async_celery.heard import Heard
 from async_celery.resp import Address, Commands, Connection
 from async_celery.task_ids import TaskIds
 from async_celery.types import Meta, TaskState
@@ -45,25 +45,13 @@ _POLL_INTERVAL = 1.0  # s
 _KEYS_AT_ONCE = 1000
 # Waiters that are woken before the loop has its turn: some 3 ms of their work.
 _WOKEN_AT_ONCE = 100
-# A result nobody has asked for yet is kept only up to this size; a larger one is read again when it is wanted.
-_KEPT_BYTES = 64 * 1024
 _RECONNECT = Backoff(first=0.02, factor=2, limit=2, jitter=0.5)
 
 _log = logging.getLogger(__name__)
 
 
-class Expectation:
-    """A task that was announced before it was sent; for its maker's eyes only.
-
-    `period` is the number of the unbroken subscription that heard of everything since then, 0 for none. `payload`
-    is what was pushed last.
-    """
-
-    __slots__ = ("__weakref__", "payload", "period")
-
-    def __init__(self, period: int) -> None:
-        self.period = period
-        self.payload: bytes | None = None
+Expectation = int
+"""The mark of `heard.Heard` before something was sent."""
 
 
 class Push:
@@ -98,34 +86,25 @@ class Push:
         self._timeout = timeout
         self._health_check_interval = health_check_interval
         self._max_result_bytes = max_result_bytes
-        self._expected: dict[str, ref[Expectation]] = {}
+        self._heard = Heard()
         self._followed: dict[str, _Followed] = {}
         # Ids to be read, in order; `_to_read` is set when there are any.
         self._unread: dict[str, None] = {}
         self._to_read = asyncio.Event()
-        # The connection from when it can subscribe, the number of its subscription from when that stands.
+        # The connection from when it can subscribe; whether its subscription stands.
         self._connection: Connection | None = None
-        self._period = 0
-        self._periods = 0
+        self._listens = False
+        self._subscriptions = 0
         self._own_prefix = ids.prefix
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
-    def expect(self, task_id: str) -> Expectation:
+    def expect(self) -> Expectation | None:
         """See `types.Backend`."""
-        if not self._tasks:
-            self._start()
-        expected = self._expected
-        if task_id in expected:
-            # One that is sent again is already expected, by the handle of the first time.
-            first = expected[task_id]()
-            if first is not None:
-                return first
-        expectation = Expectation(self._period)
-        # A WeakValueDictionary of one's own: the same for half the time. A reference calls its callback with
-        # itself, which `pop` takes for its default.
-        expected[task_id] = ref(expectation, partial(expected.pop, task_id))
-        return expectation
+        if self._listens:
+            return self._heard.mark
+        self._start()
+        return None
 
     async def follow(
         self, task_ids: Iterable[str], expectation: Expectation | None
@@ -193,13 +172,17 @@ class Push:
             followed.is_final = False
             followed.followers.add(follower)
         self._tell(b"SUBSCRIBE", unheard, then=self._read)
-        if not self._period:
+        if not self._listens:
             return  # All that is followed is read as soon as the subscription stands.
-        if expectation is not None and expectation.period == self._period and not self._is_foreign(ids[0]):
-            if expectation.payload is not None:
-                self._deliver(ids[0], expectation.payload)
-        else:
+        if expectation is None or not self._heard.knows_since(expectation):
             self._read(heard)
+            return
+        for task_id in heard:
+            payload = self._heard.latest(task_id)
+            if payload:
+                self._deliver(task_id, payload)
+            elif payload is not None or self._is_foreign(task_id):
+                self._read((task_id,))
 
     def _remove(self, follower: "_Follower", ids: Sequence[str]) -> None:
         unwanted = []
@@ -220,13 +203,7 @@ class Push:
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         task_id = channel[len(self._key_prefix) :].decode(errors="replace")
-        announced = self._expected.get(task_id)
-        expectation = None if announced is None else announced()
-        if expectation is not None:
-            if len(payload) <= _KEPT_BYTES:
-                expectation.payload = payload
-            else:
-                expectation.payload, expectation.period = None, 0
+        self._heard.note(task_id, payload)
         followed = self._followed.get(task_id)
         if followed is not None:
             # What is being read now may be older.
@@ -326,15 +303,15 @@ class Push:
         pauses = _RECONNECT.pauses()
         is_reported = False
         while True:
-            periods = self._periods
+            subscriptions = self._subscriptions
             try:
                 await self._stay_subscribed()
             except Exception as exc:
                 # Whatever it is: waiters still have the poll, and the next attempt may go well.
-                if periods == self._periods and not is_reported:
+                if subscriptions == self._subscriptions and not is_reported:
                     is_reported = True
                     _log.warning("results are polled, not pushed, for now: cannot subscribe: %r", exc)
-            if periods != self._periods:
+            if subscriptions != self._subscriptions:
                 is_reported = False
                 pauses = _RECONNECT.pauses()
             await asyncio.sleep(next(pauses))
@@ -356,13 +333,14 @@ class Push:
             for channels in _chunks(foreign):
                 async with asyncio.timeout(self._timeout):
                     await self._call(connection, b"SUBSCRIBE", channels)
-            self._periods += 1
-            self._period = self._periods
+            self._heard.miss()
+            self._subscriptions += 1
+            self._listens = True
             self._read(task_id for task_id, followed in self._followed.items() if not followed.is_final)
             await self._watch(connection)
         finally:
             self._connection = None
-            self._period = 0
+            self._listens = False
             connection.abort("not needed any more")
 
     async def _watch(self, connection: Connection) -> None:

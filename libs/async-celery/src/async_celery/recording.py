@@ -15,6 +15,7 @@ What differs from what Celery's producer would send, and why:
   stores REVOKED;
 - a chord's size is stored before its first task is published, not before its last: a publisher that dies
   half-way leaves a chord that can never count too few as enough;
+- a header with the time of sending (`PUBLISHED_AT`): a task's timeline begins with it;
 - no `task-sent` events, and no options of tasks that are registered in this process: tasks are sent by name.
 
 Celery's signals `before_task_publish` and `after_task_publish` are sent while recording.
@@ -28,6 +29,7 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -38,7 +40,6 @@ from typing import Any
 
 from celery import Celery
 from celery.app import backends
-from celery.app.amqp import AMQP
 from celery.exceptions import ImproperlyConfigured
 from celery.result import AsyncResult
 from celery.utils.quorum_queues import detect_quorum_queues
@@ -46,7 +47,8 @@ from celery.utils.time import maybe_make_aware
 
 from async_celery.canvas import freeze, has_more_tasks_than
 from async_celery.errors import PayloadError
-from async_celery.types import BackendCall, Publication, Recording, TaskMessage, TaskRecord
+from async_celery.signed_pickle import SigningAMQP
+from async_celery.types import PUBLISHED_AT, BackendCall, Publication, Recording, TaskMessage, TaskRecord
 
 # A task takes some 130 µs, so the loop is held up for 2 ms at most. These are done sooner here than in a thread,
 # which takes 100 µs to hand them over, and longer where others want the interpreter as well.
@@ -144,7 +146,7 @@ class CeleryRecorder:
         with _recording() as tape:
             frozen.apply_async()
         return Recording(
-            record=TaskRecord(accepted_at=accepted_at, tree=tree),
+            record=TaskRecord(accepted_at=accepted_at, deadline=deadline, tree=tree),
             calls=tuple(tape.calls),
             publications=tuple(tape.publications),
         )
@@ -224,6 +226,7 @@ class _RecordingProducer:
             options.pop(name, None)
         if not tape.keep_expiration:
             options.pop("expiration", None)
+        options["headers"][PUBLISHED_AT] = time.time()
         tape.publications.append(Publication(task_id=options["correlation_id"], body=body, options=options))
 
 
@@ -264,7 +267,7 @@ def _record_call(method: str, *args: Any) -> None:
     _current_tape.get().calls.append(BackendCall(method=method, args=args))
 
 
-class _RecordingAmqp(AMQP):
+class _RecordingAmqp(SigningAMQP):
     """Knows the queues; has no connections."""
 
     app: "_RecordingApp"

@@ -16,8 +16,10 @@ What belongs here: which keys there are, and what is done to them.
 import asyncio
 import contextlib
 import json
+import math
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +29,12 @@ from celery.backends.redis import SentinelBackend
 from redis.asyncio import SSLConnection
 from redis.exceptions import RedisError
 
-from async_celery import metas
+from async_celery import metas, tombstones
 from async_celery.errors import BackendError, TransportError
 from async_celery.push import Expectation, Push
 from async_celery.resp import Address, Command, Commands
 from async_celery.task_ids import TaskIds
-from async_celery.types import BackendCall, Meta, NodeKind, TaskNode, TaskRecord
+from async_celery.types import DEADLINES, BackendCall, HistoryRow, Meta, NodeKind, TaskNode, TaskRecord, record_key
 from async_celery.types import Expectation as AnyExpectation
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 _MAX_RESULT_BYTES = 2 * 1024 * 1024
 _HEALTH_CHECK_INTERVAL = 15.0  # s
 _SCHEMES = ("redis", "rediss", "socket")
+_HISTORY_KEY = "task-history"
 
 
 class RedisBackend:
@@ -91,9 +94,9 @@ class RedisBackend:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def expect(self, task_id: str) -> Expectation:
+    def expect(self) -> Expectation | None:
         """See `types.Backend`."""
-        return self._push.expect(task_id)
+        return self._push.expect()
 
     def follow(
         self, task_ids: Sequence[str], expectation: AnyExpectation | None = None
@@ -109,12 +112,12 @@ class RedisBackend:
         """See `types.Backend`."""
         with self._operation():
             ((payload, record),) = await self._commands(
-                ("MGET", self._key_of_task(task_id), _record_key(task_id))
+                ("MGET", self._key_of_task(task_id), record_key(task_id))
             )
         try:
             return self._decode(task_id, payload), None if record is None else TaskRecord.decode(record)
         except (ValueError, KeyError, TypeError) as exc:
-            raise BackendError(f"{_record_key(task_id)} in Redis is no record of ours: {exc}") from exc
+            raise BackendError(f"{record_key(task_id)} in Redis is no record of ours: {exc}") from exc
 
     async def read_many(self, task_ids: Sequence[str]) -> list[Meta | None]:
         """See `types.Backend`."""
@@ -136,13 +139,26 @@ class RedisBackend:
         Raises:
             NotImplementedError: Celery asks for something that this backend does not know.
         """
-        commands = [_set(_record_key(workflow_id), record.encode(), self._expires)]
+        # It outlives the result of the last task that may start.
+        left = math.ceil(record.deadline.timestamp() - time.time())
+        lives = None if self._expires is None else max(0, left) + self._expires
+        commands: list[Command] = [
+            _set(record_key(workflow_id), record.encode(), lives),
+            ("ZADD", DEADLINES, str(record.deadline.timestamp()), workflow_id),
+        ]
         if record.tree.kind is NodeKind.GROUP:
             commands.append(self._set_group(workflow_id, _group_as_tuple(record.tree)))
         for call in calls:
             commands += self._commands_for(call)
         with self._operation():
             await self._commands(*commands)
+
+    async def bury(self, task_ids: Sequence[str], *, terminate: bool) -> bool:
+        """See `types.Backend`."""
+        value = tombstones.STOP if terminate else tombstones.LET_RUN
+        with self._operation():
+            await self._commands(*(_set(tombstones.key_of(id_), value, self._expires) for id_ in task_ids))
+        return True
 
     async def mark_revoked(self, task_ids: Sequence[str]) -> None:
         """See `types.Backend`."""
@@ -151,15 +167,43 @@ class RedisBackend:
             answers = await self._commands(
                 *((*_set(key, payload, self._expires), "NX") for key, payload in revoked.items())
             )
-            # As Celery does with every result it stores: whoever waits is to hear of it.
-            marked = [item for item, answer in zip(revoked.items(), answers, strict=True) if answer is not None]
-            if marked:
-                await self._commands(*(("PUBLISH", key, payload) for key, payload in marked))
+            # As workers do with every end that they store: whoever waits is to hear of it, and the history to tell.
+            marked = [id_ for id_, answer in zip(task_ids, answers, strict=True) if answer is not None]
+            commands: list[Command] = []
+            for task_id in marked:
+                key = self._key_of_task(task_id)
+                entry = ("id", task_id, "state", "REVOKED", "finished", str(time.time()))
+                commands += [("PUBLISH", key, revoked[key]), ("XADD", _HISTORY_KEY, "*", *entry)]
+            await self._commands(*commands)
 
     async def forget(self, task_ids: Sequence[str], *, record_of: str) -> None:
         """See `types.Backend`."""
         with self._operation():
-            await self._commands(("DEL", *map(self._key_of_task, task_ids), _record_key(record_of)))
+            await self._commands(("DEL", *map(self._key_of_task, task_ids), record_key(record_of)))
+
+    async def history(self, *, since: str | None, before: str | None, count: int) -> list[HistoryRow]:
+        """See `types.Backend`."""
+        newest = "+" if before is None else f"({before}"
+        with self._operation():
+            (rows,) = await self._commands(("XREVRANGE", _HISTORY_KEY, newest, since or "-", "COUNT", count))
+        return [(id_.decode(), _pairs(fields)) for id_, fields in rows]
+
+    async def note(self, times: Mapping[str, Mapping[str, float]]) -> None:
+        """See `types.Backend`."""
+        commands: list[Command] = []
+        for task_id, of_task in times.items():
+            key = _times_key(task_id)
+            commands += [("HSETNX", key, what, f"{seconds:.6f}") for what, seconds in of_task.items()]
+            if self._expires is not None:
+                commands.append(("EXPIRE", key, self._expires))
+        with self._operation():
+            await self._commands(*commands)
+
+    async def noted(self, task_id: str) -> dict[str, float]:
+        """See `types.Backend`."""
+        with self._operation():
+            (fields,) = await self._commands(("HGETALL", _times_key(task_id)))
+        return {what: float(seconds) for what, seconds in _pairs(fields).items()}
 
     async def ping(self) -> None:
         """See `types.Backend`."""
@@ -272,8 +316,14 @@ def _set(key: str | bytes, value: str | bytes | int, expires: int | None) -> Com
     return ("SET", key, value) if expires is None else ("SET", key, value, "EX", expires)
 
 
-def _record_key(task_id: str) -> str:
-    return f"task-record:{task_id}"
+def _times_key(task_id: str) -> str:
+    return f"task-times:{task_id}"
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
+    """Return a reply of names and values in turn; a name or value that is no UTF-8 is not ours."""
+    texts = [item.decode(errors="replace") for item in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _group_as_tuple(node: TaskNode) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 
 from async_celery import amqp
 from async_celery.errors import Nacked, PayloadError, PublishError, Unroutable
-from async_celery.message import Encoded, Place
+from async_celery.message import Place
 from async_celery.topology import Topology
 
 _PUBLISHING, _CONTROL, _SUSPECTS = amqp.PUBLISHING, 2, 3
@@ -30,7 +30,10 @@ _DEFAULT_EXCHANGE = "amq.default"
 
 
 class Letter:
-    """A message on its way. `future` ends with None or an error; `sent`: the broker may have it by now."""
+    """A message on its way: where it goes, and its frames, once it is encoded.
+
+    `future` ends with None or an error; `sent`: the broker may have it by now.
+    """
 
     __slots__ = ("deadline", "frames", "future", "place", "sent", "task_id")
 
@@ -38,17 +41,14 @@ class Letter:
     place: Place
     frames: bytes
 
-    def __init__(
-        self, task_id: str | None, encoded: Encoded, future: "asyncio.Future[None]", deadline: float
-    ) -> None:
-        """Take a message, who waits for it, and until when, in s of the loop's time."""
+    def __init__(self, task_id: str | None, future: "asyncio.Future[None]", deadline: float) -> None:
+        """Take whose it is, who waits for it, and until when, in s of the loop's time."""
         self.task_id = task_id
-        self.place, self.frames = encoded
         self.future = future
         self.deadline = deadline
         self.sent = False
 
-    def fail(self, error: PublishError | PayloadError) -> None:
+    def fail(self, error: Exception) -> None:
         """End it with an error, unless it has ended."""
         if not self.future.done():
             self.future.set_exception(error)
@@ -138,7 +138,7 @@ class Session:
         return taken < self._max_in_flight and self._connection.writable and not channel.closed.done()
 
     def take(self, letter: Letter) -> None:
-        """Publish, at once or when what it needs has been declared."""
+        """Publish with the next `flush`, or when what it needs has been declared."""
         topology = letter.place.topology
         if topology in self._declared:
             self._publish(self._channel, letter)
@@ -147,6 +147,10 @@ class Session:
         else:
             self._parked[topology] = [letter]
             self._start(self._declare(topology))
+
+    def flush(self) -> None:
+        """Write what was taken."""
+        self._connection.flush()
 
     def unfinished(self) -> list[Letter]:
         """Return what was taken and has not ended, in the order in which it was taken; after `end`."""
@@ -321,6 +325,7 @@ class Session:
             await channel.open()
             self._suspects_channel = channel
         self._publish(channel, suspect)
+        self._connection.flush()
         await asyncio.wait((suspect.future, channel.closed), return_when=asyncio.FIRST_COMPLETED)
         if channel.closed.done():
             reason = channel.closed.result()

@@ -19,7 +19,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from async_celery.types import Meta, NodeKind, TaskErrorInfo, TaskNode, TaskRecord, TaskState, TaskStatus
+from async_celery.types import (
+    Meta,
+    NodeKind,
+    TaskErrorInfo,
+    TaskNode,
+    TaskRecord,
+    TaskState,
+    TaskStatus,
+    TaskTimeline,
+)
 
 _STATES = {
     # Known to Celery, but not yet begun.
@@ -30,6 +39,13 @@ _STATES = {
     "IGNORED": TaskState.FAILURE,
     **{state.value: state for state in TaskState},
 }
+_RUN = ("published", "received", "started", "finished")
+_NO_TIMELINE = TaskTimeline()
+
+
+def task_state(stored: str) -> TaskState:
+    """Return what a stored state means; one that is not Celery's is one that a task reports while it runs."""
+    return _STATES.get(stored, TaskState.PROGRESS)
 
 
 def task_status(
@@ -45,24 +61,23 @@ def task_status(
     """
     if meta is None:
         return TaskStatus(id=task_id, name=name, state=TaskState.QUEUED, accepted_at=accepted_at)
-    # A state that is not Celery's is one the task reports while it runs.
-    state = _STATES.get(meta["status"], TaskState.PROGRESS)
+    state = task_state(meta["status"])
     value = meta.get("result")
     worker = meta.get("worker")
     if state is TaskState.STARTED and isinstance(value, Mapping):
         worker = worker or value.get("hostname")
-    retries = meta.get("retries")
     return TaskStatus(
         id=task_id,
         name=name or meta.get("name"),
         state=state,
         accepted_at=accepted_at,
         finished_at=_time(meta.get("date_done")) if state.is_final else None,
-        attempts=None if retries is None else retries + 1,
+        attempts=_attempts(meta),
         progress=value if state is TaskState.PROGRESS else None,
         worker=worker,
         result=value if state is TaskState.SUCCESS else None,
         error=_error(value) if state in (TaskState.FAILURE, TaskState.REVOKED, TaskState.RETRY) else None,
+        timeline=_timeline(meta),
     )
 
 
@@ -145,7 +160,37 @@ def _error(value: Any) -> TaskErrorInfo:
     arguments = value.get("exc_message", "")
     if isinstance(arguments, list | tuple):
         arguments = ", ".join(str(argument) for argument in arguments)
-    return TaskErrorInfo(type=str(value.get("exc_type", "Unknown")), message=str(arguments))
+    code = value.get("code")
+    return TaskErrorInfo(
+        type=str(value.get("exc_type", "Unknown")),
+        message=str(arguments),
+        code=code if isinstance(code, str) else None,
+    )
+
+
+def _attempts(meta: Meta) -> int | None:
+    """Return how many runs have begun: as our workers count them, else as Celery counts its retries."""
+    attempts, retries = meta.get("attempts"), meta.get("retries")
+    if isinstance(attempts, int):
+        return attempts
+    return retries + 1 if isinstance(retries, int) else None
+
+
+def _timeline(meta: Meta) -> TaskTimeline:
+    stored = meta.get("timeline")
+    if not isinstance(stored, Mapping):
+        return _NO_TIMELINE
+    return TaskTimeline(**{f"{what}_at": _instant(stored.get(what)) for what in _RUN})
+
+
+def _instant(seconds: Any) -> datetime | None:
+    if not isinstance(seconds, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        # NaN, or beyond the calendar.
+        return None
 
 
 def _time(value: Any) -> datetime | None:

@@ -26,9 +26,13 @@ from uuid import RFC_4122, UUID, uuid4
 
 _SECONDS_BITS, _COUNTER_BITS, _MAC_BITS = 32, 18, 40
 _IDS_PER_SECOND = 1 << _COUNTER_BITS
-_MAC_BYTES = _MAC_BITS // 8
+_MAC_BYTES, _MAC_DIGITS = _MAC_BITS // 8, _MAC_BITS // 4
 _IDS_PER_BLOCK = 8
+_BACKWARDS = range(_IDS_PER_BLOCK - 1, -1, -1)
+_MACS_AT = range(0, _IDS_PER_BLOCK * _MAC_DIGITS, _MAC_DIGITS)
+_BYTES = tuple(f"{byte:02x}" for byte in range(256))
 _BLOCKS_PER_SECOND = _IDS_PER_SECOND // _IDS_PER_BLOCK
+_MOST_BLOCKS_AT_ONCE = 8
 _MIN_KEY_BYTES = 16
 
 
@@ -66,6 +70,7 @@ class TaskIds:
         self._prefix = secrets.randbits(32)
         self._block = secrets.randbits(_COUNTER_BITS) // _IDS_PER_BLOCK
         self._second, self._blocks_left = -1, 0
+        self._blocks_at_once = 1
         self._ready: list[str] = []
 
     def new(self, now: float | None = None) -> str:
@@ -84,10 +89,16 @@ class TaskIds:
                     pass
             with self._lock:
                 if second > self._second or not self._ready:
-                    self._make_block(second)
+                    self._make_blocks(second)
 
-    def _make_block(self, second: int) -> None:
-        """Make the next ids. Their second never goes back with the clock."""
+    def _make_blocks(self, second: int) -> None:
+        """Make the next ids: the more at once, the faster they are taken. In one go they cost half."""
+        self._blocks_at_once = 1 if second > self._second else min(2 * self._blocks_at_once, _MOST_BLOCKS_AT_ONCE)
+        blocks = [self._block_of_ids(second) for _ in range(self._blocks_at_once)]
+        self._ready = [task_id for block in reversed(blocks) for task_id in block]
+
+    def _block_of_ids(self, second: int) -> list[str]:
+        """Return the next ids, the last one first. Their second never goes back with the clock."""
         if second > self._second:
             self._second, self._blocks_left = second, _BLOCKS_PER_SECOND
         elif not self._blocks_left:
@@ -96,15 +107,14 @@ class TaskIds:
         self._blocks_left -= 1
         self._block = (self._block + 1) % _BLOCKS_PER_SECOND
         second = self._second & 0xFFFF_FFFF
-        head = f"{self._prefix:08x}-{second >> 16:04x}-8{second >> 4 & 0xFFF:03x}"
-        # Variant, the rest of the second, and the counter of the block's first id.
-        tail = (
-            0b10 << 62 | (second & 0xF) << _COUNTER_BITS + _MAC_BITS | self._block * _IDS_PER_BLOCK << _MAC_BITS
-        )
+        counter = self._block * _IDS_PER_BLOCK
+        # Variant, the rest of the second, and the counter but for its low byte, in which neighbours differ.
+        middle = 0b10 << 14 | (second & 0xF) << 10 | counter >> 8
+        same = f"{self._prefix:08x}-{second >> 16:04x}-8{second >> 4 & 0xFFF:03x}-{middle:04x}-"
         macs = self._macs_of(self._prefix << _SECONDS_BITS | second, self._block)
-        digits = [f"{tail | n << _MAC_BITS | mac:016x}" for n, mac in enumerate(macs)]
-        # As text at once: objects of class UUID would cost as much again.
-        self._ready = [f"{head}-{text[:4]}-{text[4:]}" for text in reversed(digits)]
+        # As text at once: objects of class UUID would cost three times as much.
+        low = counter & 0xFF
+        return [f"{same}{_BYTES[low + n]}{macs[n]}" for n in _BACKWARDS]
 
     @property
     def prefix(self) -> str:
@@ -127,23 +137,23 @@ class TaskIds:
         # The 122 bits around version and variant.
         bits = uuid.int
         custom = (bits >> 80) << 74 | (bits >> 64 & 0xFFF) << 62 | bits & (1 << 62) - 1
-        fields, claimed = custom >> _MAC_BITS, custom & (1 << _MAC_BITS) - 1
+        fields = custom >> _MAC_BITS
         counter, first = fields & _IDS_PER_SECOND - 1, fields >> _COUNTER_BITS
         mac = self._macs_of(first, counter // _IDS_PER_BLOCK)[counter % _IDS_PER_BLOCK]
-        if not hmac.compare_digest(mac.to_bytes(_MAC_BYTES), claimed.to_bytes(_MAC_BYTES)):
+        if not hmac.compare_digest(mac, task_id[-_MAC_DIGITS:]):
             return None
         return IssuedId(prefix=task_id[:8], issued_at=datetime.fromtimestamp(first & 0xFFFF_FFFF, UTC))
 
-    def _macs_of(self, first: int, block: int) -> list[int]:
-        """Return the MACs of a block of ids: neighbours, with the same prefix and second.
+    def _macs_of(self, first: int, block: int) -> list[str]:
+        """Return the MACs, in hex, of a block of ids: neighbours, with the same prefix and second.
 
         One digest is cut into theirs: of a pseudorandom function of (block, place in it), as good as a digest
         each, at a fraction of the cost.
         """
         digest = self._keyed.copy()
         digest.update(first.to_bytes(8) + block.to_bytes(3))
-        macs = digest.digest()
-        return [int.from_bytes(macs[at : at + _MAC_BYTES]) for at in range(0, len(macs), _MAC_BYTES)]
+        digits = digest.hexdigest()
+        return [digits[at : at + _MAC_DIGITS] for at in _MACS_AT]
 
 
 _instances: weakref.WeakSet[TaskIds] = weakref.WeakSet()

@@ -31,6 +31,8 @@ What belongs here: the fake and its assertions. It is for tests, and imports no 
 
 import asyncio
 import contextlib
+import time
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,11 +45,15 @@ from kombu.serialization import dumps, loads
 
 from async_celery.client import AsyncCelery
 from async_celery.errors import BackendError, PayloadError, PublishError
+from async_celery.history import id_parts
 from async_celery.recording import CeleryRecorder
+from async_celery.signed_pickle import SERIALIZER as SIGNED_PICKLE
+from async_celery.signed_pickle import TaskBody
 from async_celery.task_ids import TaskIds
 from async_celery.types import (
     BackendCall,
     Expectation,
+    HistoryRow,
     Meta,
     NodeKind,
     Publication,
@@ -105,7 +111,7 @@ class FakeCelery(AsyncCelery):
         ids = TaskIds(task_id_key)
         app = celery_app or Celery(broker="memory://", backend="cache+memory://", set_as_current=False)
         self._backend = _MemoryBackend()
-        self._worker = _Worker(self._backend)
+        self._worker = self._backend.worker = _Worker(self._backend)
         self._broker = _MemoryBroker(self._worker)
         self.sent: list[SentTask] = self._worker.sent
         self._assemble(
@@ -333,6 +339,21 @@ class _Worker:
             "queue": sent.queue,
         }
         self._backend.put(sent.id, meta)
+        if state.is_final:
+            entry = {
+                "id": sent.id,
+                "name": sent.name,
+                "state": str(state),
+                "worker": meta["worker"],
+                "attempts": "1",
+            }
+            if sent.queue:
+                entry["queue"] = sent.queue
+            if state is TaskState.FAILURE:
+                entry["error"] = result["exc_type"]
+            if (root := self._roots[sent.id]).id != sent.id:
+                entry["root_id"] = root.id
+            self._backend.append(entry)
 
     def _settle(self, node: TaskNode, result: Any) -> None:
         if node.kind is NodeKind.TASK:
@@ -392,7 +413,7 @@ class _MemoryBroker:
     async def publish(self, message: TaskMessage) -> None:
         """See `Broker`."""
         self._check_up(message.task_id)
-        args, kwargs = _received((message.args, message.kwargs), message.serializer)
+        args, kwargs = _received_arguments(message)
         sent = SentTask(
             id=message.task_id,
             name=message.name,
@@ -432,10 +453,14 @@ class _MemoryBroker:
 class _MemoryBackend:
     """Implements `types.Backend` over dicts."""
 
+    worker: "_Worker"
+
     def __init__(self) -> None:
         self.is_down = False
         self.metas: dict[str, Meta] = {}
         self.records: dict[str, TaskRecord] = {}
+        self.times: dict[str, dict[str, float]] = {}
+        self.ended: list[HistoryRow] = []
         self._followers: set[Callable[[], object]] = set()
 
     def put(self, task_id: str, meta: Meta) -> None:
@@ -443,12 +468,17 @@ class _MemoryBackend:
         self.metas[task_id] = meta
         self.wake()
 
+    def append(self, fields: Mapping[str, str]) -> None:
+        """Append to the history."""
+        milliseconds = time.time_ns() // 1_000_000
+        self.ended.append((f"{milliseconds}-{len(self.ended)}", fields))
+
     def wake(self) -> None:
         """Let everybody look again."""
         for follower in self._followers.copy():
             follower()
 
-    def expect(self, task_id: str) -> Expectation:  # noqa: ARG002 (the protocol's; nothing is ever missed here)
+    def expect(self) -> Expectation:
         """See `Backend`."""
         return None
 
@@ -498,9 +528,33 @@ class _MemoryBackend:
         self._check_up()
         self.records[workflow_id] = record
 
+    async def bury(self, task_ids: Sequence[str], *, terminate: bool) -> bool:
+        """See `Backend`. The worker finds tombstones at once."""
+        self._check_up()
+        self.worker.revoke(task_ids, terminate=terminate)
+        return True
+
     async def mark_revoked(self, task_ids: Sequence[str]) -> None:  # noqa: ARG002 (the worker has done it)
         """See `Backend`."""
         self._check_up()
+
+    async def history(self, *, since: str | None, before: str | None, count: int) -> list[HistoryRow]:
+        """See `Backend`."""
+        self._check_up()
+        first = 0 if since is None else bisect_left(self.ended, id_parts(since), key=_place)
+        end = None if before is None else bisect_left(self.ended, id_parts(before), key=_place)
+        return self.ended[first:end][::-1][:count]
+
+    async def note(self, times: Mapping[str, Mapping[str, float]]) -> None:
+        """See `Backend`."""
+        self._check_up()
+        for task_id, of_task in times.items():
+            self.times[task_id] = {**of_task, **self.times.get(task_id, {})}
+
+    async def noted(self, task_id: str) -> dict[str, float]:
+        """See `Backend`."""
+        self._check_up()
+        return dict(self.times.get(task_id, {}))
 
     async def forget(self, task_ids: Sequence[str], *, record_of: str) -> None:
         """See `Backend`."""
@@ -519,6 +573,10 @@ class _MemoryBackend:
     def _check_up(self) -> None:
         if self.is_down:
             raise BackendError("the result backend is down: the test said so, with backend_down()")
+
+
+def _place(row: HistoryRow) -> tuple[int, int]:
+    return id_parts(row[0])
 
 
 def _tasks_in(publication: Publication) -> Iterator[tuple[str, _Task]]:
@@ -559,15 +617,37 @@ def _leaf(task: _Task) -> TaskNode:
     return TaskNode(kind=NodeKind.TASK, id=task.sent.id, name=task.sent.name)
 
 
+def _received_arguments(message: TaskMessage) -> tuple[Any, Any]:
+    if message.serializer != SIGNED_PICKLE:
+        args, kwargs = _received((message.args, message.kwargs), message.serializer)
+        return args, kwargs
+    body = TaskBody.of(
+        (tuple(message.args), dict(message.kwargs), {}),
+        task_id=message.task_id,
+        name=message.name,
+        expires=time.time() + message.expires,
+    )
+    # Sealed, so that what could not travel is found; not opened: whoever sends need not be able to.
+    with _refusing(body):
+        dumps(body, message.serializer)
+    return body[0], body[1]
+
+
 def _received(value: Any, serializer: str = "json") -> Any:
     """Return what is left of a value that was serialized and read again.
 
     Raises:
         PayloadError: it cannot be.
     """
-    try:
+    with _refusing(value):
         content_type, encoding, payload = dumps(value, serializer)
         return loads(payload, content_type, encoding, accept=[content_type])
+
+
+@contextlib.contextmanager
+def _refusing(value: Any) -> Iterator[None]:
+    try:
+        yield
     except (KombuError, TypeError, ValueError, RecursionError) as exc:
         raise PayloadError(f"{value!r:.200} cannot be serialised: {exc}") from exc
 

@@ -10,7 +10,10 @@ What is weaker than with RabbitMQ and Redis, because these brokers and backends 
 
 - "confirmed" means that the broker's client returned without an error; there are no returned messages;
 - results come late by up to a pause, and watching may miss what was stored and replaced within one;
-- `mark_revoked` reads before it writes: a failure that a task stores in between is overwritten, a success is not.
+- `mark_revoked` reads before it writes: a failure that a task stores in between is overwritten, a success is not;
+- there are no tombstones: a cancellation is a broadcast, which workers that start later never hear; it has a
+  running task's process killed, and comes too late when that has the next task by then;
+- nobody sweeps: a workflow whose worker died at the wrong moment has no end but its reader's deadline.
 
 Results are read through the backend's own class, with two changes: exceptions stay names and texts, and a pickle
 (the database backend of workers before Celery 5.7 writes them) may hold plain data only.
@@ -23,7 +26,7 @@ import contextlib
 import io
 import pickle
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -37,11 +40,19 @@ from kombu.messaging import Producer
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from async_celery.backoff import Backoff
-from async_celery.errors import BackendError, PayloadError, PublishError, PublishTimeout, TransportError
+from async_celery.errors import (
+    BackendError,
+    PayloadError,
+    PublishError,
+    PublishTimeout,
+    TransportError,
+    Unsupported,
+)
 from async_celery.recording import CeleryRecorder, build_backend
 from async_celery.types import (
     BackendCall,
     Expectation,
+    HistoryRow,
     Meta,
     NodeKind,
     Publication,
@@ -227,7 +238,7 @@ class ThreadsBackend:
         self._backend_timeout = backend_timeout
         self._threads = _Threads("async-celery-backend", max_threads)
 
-    def expect(self, task_id: str) -> Expectation:  # noqa: ARG002 (nothing is pushed here)
+    def expect(self) -> Expectation:
         """See `types.Backend`."""
         return None
 
@@ -279,6 +290,10 @@ class ThreadsBackend:
 
         await self._run(save)
 
+    async def bury(self, task_ids: Sequence[str], *, terminate: bool) -> bool:  # noqa: ARG002 (the protocol's)
+        """See `types.Backend`. Workers look for no tombstone here."""
+        return False
+
     async def mark_revoked(self, task_ids: Sequence[str]) -> None:
         """See `types.Backend`."""
 
@@ -297,6 +312,32 @@ class ThreadsBackend:
                 self._backend.forget(id_)
 
         await self._run(forget, calls=len(task_ids))
+
+    async def history(
+        self,
+        *,
+        since: str | None,  # noqa: ARG002 (there is nothing to read)
+        before: str | None,  # noqa: ARG002
+        count: int,  # noqa: ARG002
+    ) -> list[HistoryRow]:
+        """See `types.Backend`.
+
+        Raises:
+            Unsupported: always.
+        """
+        raise Unsupported("only Redis keeps a history of tasks: set result_backend to a redis:// URL")
+
+    async def note(self, times: Mapping[str, Mapping[str, float]]) -> None:  # noqa: ARG002
+        """See `types.Backend`.
+
+        Raises:
+            Unsupported: always.
+        """
+        raise Unsupported("only Redis keeps notes of times: set result_backend to a redis:// URL")
+
+    async def noted(self, task_id: str) -> dict[str, float]:  # noqa: ARG002
+        """See `types.Backend`."""
+        return {}
 
     async def ping(self) -> None:
         """See `types.Backend`."""

@@ -46,10 +46,27 @@ class OnTimeout(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskErrorInfo:
-    """Why a task failed, is retried or was revoked: the exception's class name and text."""
+    """Why a task failed, is retried or was revoked: the exception's class name and text.
+
+    `code` is the exception's own name for what is wrong (its attribute `code`), where workers store it.
+    """
 
     type: str
     message: str
+    code: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTimeline:
+    """When a task's last run was published, received by a worker, started, and finished.
+
+    Each time is by the clock of the machine where it happened; None where workers do not store it.
+    """
+
+    published_at: datetime | None = None
+    received_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +88,7 @@ class TaskStatus:
     worker: str | None = None
     result: Any = None
     error: TaskErrorInfo | None = None
+    timeline: TaskTimeline = TaskTimeline()
     children: tuple["TaskStatus", ...] = ()
 
 
@@ -132,14 +150,24 @@ class TaskNode:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """What is kept of a workflow under `task-record:{id}`: Celery itself stores no trace of its shape."""
+    """What is kept of a workflow under `task-record:{id}`: Celery itself stores no trace of its shape.
+
+    No task of it starts after `deadline`.
+    """
 
     accepted_at: datetime
+    deadline: datetime
     tree: TaskNode
 
     def encode(self) -> str:
         """Return the record as JSON."""
-        return json.dumps({"accepted_at": self.accepted_at.isoformat(), "tree": self.tree.to_json()})
+        return json.dumps(
+            {
+                "accepted_at": self.accepted_at.isoformat(),
+                "deadline": self.deadline.isoformat(),
+                "tree": self.tree.to_json(),
+            }
+        )
 
     @classmethod
     def decode(cls, data: str | bytes) -> "TaskRecord":
@@ -150,8 +178,23 @@ class TaskRecord:
         """
         value = json.loads(data)
         return cls(
-            accepted_at=datetime.fromisoformat(value["accepted_at"]), tree=TaskNode.from_json(value["tree"])
+            accepted_at=datetime.fromisoformat(value["accepted_at"]),
+            deadline=datetime.fromisoformat(value["deadline"]),
+            tree=TaskNode.from_json(value["tree"]),
         )
+
+
+DEADLINES = "workflow-deadlines"
+"""The Redis sorted set of the workflows that may not have ended; the score is when to look next, in s since 1970."""
+
+
+def record_key(task_id: str) -> str:
+    """Return the Redis key of a workflow's record."""
+    return f"task-record:{task_id}"
+
+
+PUBLISHED_AT = "x-published-at"
+"""The header that says when a message was published, in s since 1970: a task's timeline begins with it."""
 
 
 class TaskMessage(NamedTuple):
@@ -256,18 +299,20 @@ class Broker(Protocol):
         """Let what is in flight end, then close every connection. May be repeated."""
 
 
+HistoryRow = tuple[str, Mapping[str, str]]
+"""An entry of the history as it is stored: its id in the stream, which says when, and its fields."""
+
 Expectation = object
-"""What `Backend.expect` returns; whoever holds it misses no result."""
+"""What `Backend.expect` returns; whoever has it misses no result."""
 
 
 class Backend(Protocol):
     """How results get in. Each call but `follow` ends within its timeout, with a typed error."""
 
-    def expect(self, task_id: str) -> Expectation:
-        """Announce, before it is published, a task whose result may be wanted. Does no I/O, never fails.
+    def expect(self) -> Expectation:
+        """Begin to listen, before tasks are published whose results may be wanted. Does no I/O, never fails.
 
-        Keep what is returned for as long as `follow` may be called, and hand it over then: what was pushed in
-        between is in it. Letting go of it is all that cleaning up takes.
+        Hand what is returned to `follow`, which then knows what was pushed in between.
         """
 
     def follow(
@@ -276,7 +321,7 @@ class Backend(Protocol):
         """Yield what is stored for these tasks, then every change, for ever; use `contextlib.aclosing`.
 
         Each item is a batch of (task id, what is stored now), in order; the first comes as soon as anything is
-        stored. A backend that is down is waited for. `expectation` is for a single task.
+        stored. A backend that is down is waited for. `expectation` is from before the tasks were sent.
         """
 
     async def read(self, task_id: str) -> tuple[Meta | None, TaskRecord | None]:
@@ -296,12 +341,55 @@ class Backend(Protocol):
     async def save(self, workflow_id: str, record: TaskRecord, calls: Sequence[BackendCall]) -> None:
         """Store a workflow's record, its group for Celery's own clients, and what `calls` asks for.
 
+        A backend with a sweeper also notes the deadline, by which that one sees to it that the workflow ends.
+
+        Raises:
+            BackendError: the backend did not answer.
+        """
+
+    async def bury(self, task_ids: Sequence[str], *, terminate: bool) -> bool:
+        """Write tombstones: no worker will start these tasks; with `terminate`, one that runs any stops it.
+
+        Returns:
+            Whether it did: False from a backend that workers do not ask, so that only a broadcast reaches them.
+
         Raises:
             BackendError: the backend did not answer.
         """
 
     async def mark_revoked(self, task_ids: Sequence[str]) -> None:
         """Store REVOKED for those of these tasks that have no state yet.
+
+        Raises:
+            BackendError: the backend did not answer.
+        """
+
+    async def history(self, *, since: str | None, before: str | None, count: int) -> list[HistoryRow]:
+        """Return entries of the history, the newest first.
+
+        Args:
+            since: the id of the oldest that is wanted; None for no bound.
+            before: the id of which all are older; None for no bound.
+            count: how many at most.
+
+        Raises:
+            BackendError: the backend did not answer.
+            Unsupported: it keeps no history.
+        """
+
+    async def note(self, times: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep, for as long as a result, when something happened to a task; what was noted first stays.
+
+        Args:
+            times: in s since 1970, by task id and what happened.
+
+        Raises:
+            BackendError: the backend did not answer.
+            Unsupported: it keeps no such notes.
+        """
+
+    async def noted(self, task_id: str) -> dict[str, float]:
+        """Return what was noted of a task; nothing, where nothing is kept.
 
         Raises:
             BackendError: the backend did not answer.

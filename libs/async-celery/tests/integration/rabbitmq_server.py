@@ -23,7 +23,8 @@ MAX_MESSAGE_BYTES = 1 << 20
 class RabbitServer:
     """A server on free ports of loopback; its user is `test`, its virtual host `/`."""
 
-    def __init__(self, folder: Path, certificate: Path, key: Path) -> None:
+    def __init__(self, folder: Path, certificate: Path | None = None, key: Path | None = None) -> None:
+        """Prepare it; without a certificate it knows no TLS."""
         self.port, self.tls_port = _free_port(), _free_port()
         self.certificate = certificate
         self._folder = folder
@@ -31,17 +32,21 @@ class RabbitServer:
         self._processes: list[subprocess.Popen[bytes]] = []
         epmd_port = str(_free_port())
         (folder / "plugins").write_text("[].")
-        (folder / "rabbitmq.conf").write_text(
-            "default_user = test\n"
-            f"default_pass = {PASSWORD}\n"
+        lines = [
+            "default_user = test",
+            f"default_pass = {PASSWORD}",
             # Smaller than the client's own limits, so that they are met.
-            f"frame_max = {FRAME_MAX}\n"
-            f"max_message_size = {MAX_MESSAGE_BYTES}\n"
-            f"listeners.ssl.default = 127.0.0.1:{self.tls_port}\n"
-            f"ssl_options.cacertfile = {certificate}\n"
-            f"ssl_options.certfile = {certificate}\n"
-            f"ssl_options.keyfile = {key}\n"
-        )
+            f"frame_max = {FRAME_MAX}",
+            f"max_message_size = {MAX_MESSAGE_BYTES}",
+        ]
+        if certificate is not None:
+            lines += [
+                f"listeners.ssl.default = 127.0.0.1:{self.tls_port}",
+                f"ssl_options.cacertfile = {certificate}",
+                f"ssl_options.certfile = {certificate}",
+                f"ssl_options.keyfile = {key}",
+            ]
+        (folder / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in lines))
         self._epmd = ["epmd", "-address", "127.0.0.1", "-port", epmd_port]
         self._env = {
             **os.environ,
@@ -74,17 +79,25 @@ class RabbitServer:
         return f"amqp://test:{password.replace(' ', '%20')}@{host}/{virtual_host}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers: 5 to 20 s."""
+        """Start it, again after `kill`, and wait until it answers: 5 to 20 s."""
+        commands = [[str(PROGRAMS / "rabbitmq-server")]]
+        if not self._processes:
+            commands.insert(0, self._epmd)
         with self._log.open("ab") as log:
-            self._processes = [
-                subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
-                for command in (self._epmd, [str(PROGRAMS / "rabbitmq-server")])
+            self._processes += [
+                subprocess.Popen(command, env=self._env, stdout=log, stderr=log) for command in commands
             ]
         deadline = time.monotonic() + 60
         while not self._listens():
             assert self._processes[1].poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as a power cut does; what is on disk stays."""
+        server = self._processes.pop()
+        server.kill()
+        server.wait()
 
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl`; return what it says."""

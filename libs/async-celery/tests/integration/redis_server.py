@@ -18,9 +18,12 @@ _KEY_PREFIX = "celery-task-meta-"
 
 
 class RedisServer:
-    """A server on free ports of loopback, without persistence: what is stored is gone when it is killed."""
+    """A server on free ports of loopback. Unless `keeps`, what is stored is gone when it is killed."""
 
-    def __init__(self, folder: Path, certificate: Path, key: Path) -> None:
+    def __init__(
+        self, folder: Path, certificate: Path | None = None, key: Path | None = None, *, keeps: bool = False
+    ) -> None:
+        """Prepare it; without a certificate it knows no TLS."""
         self.port, self.tls_port = _free_port(), _free_port()
         self.certificate = certificate
         self.socket = folder / "redis.sock"
@@ -29,10 +32,14 @@ class RedisServer:
         self._command = [
             *("redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)),
             *("--save", "", "--requirepass", PASSWORD, "--unixsocket", str(self.socket)),
-            *("--tls-port", str(self.tls_port), "--tls-auth-clients", "no"),
-            *("--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
-            *("--tls-ca-cert-file", str(certificate)),
+            *("--appendonly", "yes" if keeps else "no"),
         ]
+        if certificate is not None:
+            self._command += [
+                *("--tls-port", str(self.tls_port), "--tls-auth-clients", "no"),
+                *("--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
+                *("--tls-ca-cert-file", str(certificate)),
+            ]
         self.client = redis.Redis(host="127.0.0.1", port=self.port, password=PASSWORD)
 
     def url(self, port: int | None = None, *, password: str = PASSWORD) -> str:

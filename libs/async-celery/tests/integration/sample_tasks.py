@@ -1,7 +1,7 @@
 """The tasks that the tests' real worker runs; started as `celery -A sample_tasks:app worker`.
 
 How it works: the app is configured as this project's worker is (late acknowledgement, STARTED tracked, extended
-JSON results). Where a test has to know what a task is doing, the task waits at a gate: a file the test makes.
+JSON results); `SAMPLE_RELIABLE` makes it one of `async_celery.worker`. Where a test has to know what a task is doing, the task waits at a gate: a file the test makes.
 
 What belongs here: the smallest task per behaviour that a test needs.
 """
@@ -33,6 +33,12 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
 )
+
+if "SAMPLE_RELIABLE" in os.environ:
+    # Not at the top: old workers have only Celery.
+    from async_celery.worker import Policy, install
+
+    install(app, Policy())
 
 _GATE_DEADLINE = 30  # s
 

@@ -264,6 +264,7 @@ def record(kind: NodeKind = NodeKind.CHORD) -> TaskRecord:
     members = tuple(TaskNode(kind=NodeKind.TASK, id=f"member {n}", name="t") for n in range(3))
     return TaskRecord(
         accepted_at=datetime(2025, 1, 1, tzinfo=UTC),
+        deadline=datetime(2025, 1, 1, 1, tzinfo=UTC),
         tree=TaskNode(kind=kind, id="whole", name=kind, children=members),
     )
 

@@ -107,6 +107,8 @@ def test_what_cannot_run_is_refused(nothing: Any) -> None:
 
 def test_a_record_survives_its_encoding() -> None:
     _, tree = frozen(group(chain(task("a"), task("b")), chord([task("c")], task("d"))))
-    record = TaskRecord(accepted_at=datetime(2030, 1, 1, 12, tzinfo=UTC), tree=tree)
+    record = TaskRecord(
+        accepted_at=datetime(2030, 1, 1, 12, tzinfo=UTC), deadline=datetime(2030, 1, 1, 13, tzinfo=UTC), tree=tree
+    )
     assert TaskRecord.decode(record.encode()) == record
     assert TaskRecord.decode(record.encode().encode()) == record

@@ -1,6 +1,6 @@
 """What stored results mean, and the state of a workflow, from plain values."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_celery.status import is_stuck, task_at_fault, task_status, workflow_status
-from async_celery.types import Meta, NodeKind, TaskNode, TaskRecord, TaskState, TaskStatus
+from async_celery.types import (
+    Meta,
+    NodeKind,
+    TaskErrorInfo,
+    TaskNode,
+    TaskRecord,
+    TaskState,
+    TaskStatus,
+    TaskTimeline,
+)
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 S = TaskState
@@ -56,6 +65,27 @@ def test_success() -> None:
     )
 
 
+def test_our_workers_count_attempts_and_tell_times_and_codes() -> None:
+    timeline = {"published": 1893456000.5, "received": 1893456001, "started": None, "finished": float("nan")}
+    error = {"exc_type": "TooSmall", "exc_message": ["3"], "code": "too-small"}
+    status = status_of(meta("FAILURE", error, retries=1, attempts=4, timeline=timeline))
+    assert status.attempts == 4
+    assert status.error == TaskErrorInfo(type="TooSmall", message="3", code="too-small")
+    assert status.timeline == TaskTimeline(
+        published_at=NOW + timedelta(seconds=0.5), received_at=NOW + timedelta(seconds=1)
+    )
+
+
+@pytest.mark.parametrize("code", [None, 7, ["x"]])
+@pytest.mark.parametrize("timeline", [None, "x", {}, {"started": "x"}, {"started": 1e300}])
+def test_what_is_no_code_and_no_time_is_none(code: Any, timeline: Any) -> None:
+    error = {"exc_type": "TooSmall", "exc_message": ["3"], "code": code}
+    status = status_of(meta("FAILURE", error, timeline=timeline, attempts="x"))
+    assert status.error == TaskErrorInfo(type="TooSmall", message="3")
+    assert status.timeline == TaskTimeline()
+    assert status.attempts is None
+
+
 def test_started_and_progress() -> None:
     started = status_of(meta("STARTED", {"pid": 1, "hostname": "w@h"}))
     assert (started.worker, started.result, started.progress, started.finished_at) == ("w@h", None, None, None)
@@ -101,7 +131,7 @@ def look(tree: TaskNode, **stored: str) -> TaskStatus:
         name: meta(state, name.upper() if state == "SUCCESS" else error) if state != "NONE" else None
         for name, state in stored.items()
     }
-    return workflow_status(TaskRecord(accepted_at=NOW, tree=tree), metas)
+    return workflow_status(TaskRecord(accepted_at=NOW, deadline=NOW, tree=tree), metas)
 
 
 CHAIN, GROUP, CHORD = node("chain", "a", "b"), node("group", "a", "b"), node("chord", "a", "b", "c")

@@ -19,8 +19,11 @@ def test_exported_names() -> None:
         "AsyncCelery",
         "AsyncCeleryError",
         "BackendError",
+        "BadCursor",
         "Blocked",
         "GroupHandle",
+        "HistoryEntry",
+        "HistoryPage",
         "Nacked",
         "OnTimeout",
         "PayloadError",
@@ -36,8 +39,10 @@ def test_exported_names() -> None:
         "TaskRevoked",
         "TaskState",
         "TaskStatus",
+        "TaskTimeline",
         "TransportError",
         "Unroutable",
+        "Unsupported",
     ]
     assert all(hasattr(async_celery, name) for name in async_celery.__all__)
 

@@ -1,0 +1,150 @@
+"""ReliableTask: what every task does before its body, and how one that is cancelled ends.
+
+How it works: Celery runs a task through its tracer, which it puts on the task as `__trace__`. `ReliableTask` puts
+a guard around it, so that a task's own `before_start` and `__call__` stay what they are. The guard asks the result
+backend about the task, in one round trip. What has finished is acknowledged and not run again; what is cancelled is
+stored as REVOKED; what has begun too often, because it kills its processes, is stored as a FAILURE and becomes a
+dead letter. Anything else runs, watched by the clock.
+
+While Redis is away the guard waits for it, as the storing of results does (`result_backend_always_retry`): a task
+that may be cancelled does not run. Where that setting is off, the message goes back to its queue.
+
+How an attempt is counted: a message that the broker delivers again was begun before, or at least given to a worker;
+its start counts in Redis. The first start costs no write. So a task whose first delivery ended before its start
+has one attempt less.
+
+What belongs here: the two ends of a run. What happens in between is in `clock.py`, what the main process makes of
+it in `request.py`.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import Task, states
+from celery.app.task import Context, get_actual_ignore_result  # type: ignore[attr-defined]  # older stubs
+from celery.app.trace import TraceInfo, trace_ok_t
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
+
+from async_celery.worker.clock import TaskCancelled, clock_for
+from async_celery.worker.policy import policy_of
+
+_logger = logging.getLogger(__name__)
+
+Tracer = Callable[[str, Any, Any, dict[str, Any]], Any]
+
+
+class WorkerLost(Exception):  # noqa: N818 (the name that clients read)
+    """A task's processes died, again and again, while it ran."""
+
+
+class Revoked(Ignore):
+    """Told to the main process: the task was cancelled, and REVOKED is stored."""
+
+
+class GivenUp(Reject):
+    """Told to the main process: FAILURE is stored; the message is a dead letter."""
+
+
+class ReliableTask(Task[Any, Any]):
+    """The base class of all tasks of an app that `install` was called on."""
+
+    abstract = True
+    Request = "async_celery.worker.request:ReliableRequest"
+    # The clock stores STARTED, and not of every task.
+    track_started = False
+
+    _guarded: Tracer | None = None
+
+    @property
+    def __trace__(self) -> Tracer | None:
+        """Celery's tracer of this task, guarded."""
+        return self._guarded
+
+    @__trace__.setter
+    def __trace__(self, tracer: Tracer | None) -> None:
+        self._guarded = None if tracer is None else partial(self._guard, tracer)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body; in a worker's process under the eyes of the clock."""
+        watch, request = clock_for(self.app), self.request
+        if watch is None or watch.armed or request.called_directly or request.is_eager:
+            return super().__call__(*args, **kwargs)
+        watch.arm(self, request)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            watch.disarm()
+
+    def _guard(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
+        """Run the tracer, if this task may begin. Returns what the tracer does."""
+        backend: Any = self.backend
+        redelivered = bool((request.get("delivery_info") or {}).get("redelivered"))
+        try:
+            beginning = backend.begin(uuid, request.get("root_id"), redelivered=redelivered)
+        except Exception as exc:
+            _logger.error("Task %s[%s] goes back to its queue, the result backend is away: %s", self.name, uuid, exc)
+            return _outcome(Reject(str(exc), requeue=True))
+        request["redeliveries"] = beginning.redeliveries
+        request["started_at"] = time.time()
+        runs = (request.get("retries") or 0) + beginning.redeliveries
+        try:
+            if beginning.finished:
+                return self._follow_up(uuid, args, kwargs, request)
+            if beginning.revoked:
+                return self._revoke(uuid, args, kwargs, request, "revoked")
+            if runs >= policy_of(self.app).max_attempts:
+                return self._give_up(uuid, args, kwargs, request, runs)
+            return tracer(uuid, args, kwargs, request)
+        except TaskCancelled:
+            # It may have been raised just before the body's own end.
+            if (watch := clock_for(self.app)) is not None:
+                watch.disarm()
+            return self._revoke(uuid, args, kwargs, request, "terminated")
+
+    def _follow_up(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
+        _logger.info("Task %s[%s] has finished before and does not run again", self.name, uuid)
+        self.backend.follow_up(self._context(args, kwargs, request))
+        return _outcome(Ignore())
+
+    def _revoke(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any], reason: str) -> Any:
+        _logger.info("Task %s[%s] was cancelled: %s", self.name, uuid, reason)
+        context = self._context(args, kwargs, request)
+        self.backend.mark_as_revoked(uuid, reason, request=context, store_result=self._stores(context))
+        return _outcome(Revoked(reason))
+
+    def _give_up(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any], runs: int) -> Any:
+        exc: Exception
+        most, lost = policy_of(self.app).max_attempts, request["redeliveries"]
+        if lost:
+            exc = WorkerLost(
+                f"its worker died {lost} times in {runs} runs, and no more than {most} are begun: find in the "
+                "worker's log what kills it (memory, a crash in C code, a kill), then send it again"
+            )
+        else:
+            exc = MaxRetriesExceededError(
+                f"it has run {runs} times and wants to run again, and no more than {most} runs are begun: give the "
+                "task a smaller max_retries, or the worker's Policy more max_attempts"
+            )
+        _logger.error("Task %s[%s] is given up: %s", self.name, uuid, exc)
+        context = self._context(args, kwargs, request)
+        self.backend.mark_as_failure(uuid, exc, request=context, store_result=self._stores(context))
+        return _outcome(GivenUp(f"{type(exc).__name__}: {exc}", requeue=False))
+
+    def _context(self, args: Any, kwargs: Any, request: dict[str, Any]) -> Context:
+        return Context(request, args=args, kwargs=kwargs, called_directly=False)
+
+    def _stores(self, context: Context) -> bool:
+        return not get_actual_ignore_result(self, context) or self.store_errors_even_if_ignored
+
+
+def _outcome(exc: Ignore | Reject) -> Any:
+    """Return what the tracer returns for a task that raises `exc`."""
+    try:
+        raise exc
+    except (Ignore, Reject):
+        state = states.REJECTED if isinstance(exc, Reject) else states.IGNORED
+        return trace_ok_t(ExceptionInfo(internal=True), TraceInfo(state, exc), 0.0, None)
