@@ -26,6 +26,7 @@ def test_names_are_published_and_stable() -> None:
         "project-worker.continent_statistics",
         "project-worker.integer_multiplication",
         "project-worker.integers_sum",
+        "project-worker.invoice_total",
         "project-worker.worker_information",
         "project-worker.world_report",
     ]
@@ -33,8 +34,9 @@ def test_names_are_published_and_stable() -> None:
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.name)
 class TestEachContract:
-    def test_name_starts_with_its_queue(self, contract: TaskContract[Any, Any]) -> None:
-        assert contract.name.startswith(f"{contract.queue}.")
+    def test_name_starts_with_its_service_and_so_does_its_queue(self, contract: TaskContract[Any, Any]) -> None:
+        service, _, _ = contract.name.partition(".")
+        assert contract.queue == (service if contract.serializer == "json" else f"{service}-pickle")
 
     def test_payload_is_strict_closed_and_immutable(self, contract: TaskContract[Any, Any]) -> None:
         assert issubclass(contract.payload, Payload)

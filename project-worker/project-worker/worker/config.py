@@ -20,6 +20,7 @@ from project_contracts.connections import (
     explain_unreadable_env,
     find_env_file,
 )
+from project_contracts.signing import SigningKeys
 
 
 class SettingsError(SystemExit):
@@ -29,7 +30,7 @@ class SettingsError(SystemExit):
     exception would be shown as a traceback under "Unable to load celery application"."""
 
 
-class Settings(Connections, BaseSettings):
+class Settings(Connections, SigningKeys, BaseSettings):
     """Everything about the worker that differs between machines."""
 
     model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True)
@@ -65,6 +66,9 @@ class Settings(Connections, BaseSettings):
     redis_connect_timeout_seconds: float = Field(default=2, gt=0, description="a new connection to it")
     soft_shutdown_timeout_seconds: float = Field(
         default=8, ge=0, description="a second signal waits for tasks so long"
+    )
+    worker_heartbeat_file: Path | None = Field(
+        default=None, description="touched every 5 s by a worker that takes tasks: for a container's health check"
     )
     worker_max_tasks_per_child: int = Field(default=10_000, ge=1, description="a child is replaced after so many")
     worker_max_memory_per_child_kib: int = Field(

@@ -9,8 +9,9 @@ What belongs here: the broker connection's behaviour that no setting reaches.
 
 from typing import Any
 
-from celery.app.amqp import AMQP
 from kombu import Connection
+
+from async_celery.signed_pickle import SigningAMQP
 
 LONGEST_WAIT = 4  # s; with RabbitMQ's own start-up, service resumes within 10 s of the broker's return
 
@@ -23,7 +24,7 @@ class PersistentConnection(Connection):
         return super().ensure_connection(*args, **{"interval_max": LONGEST_WAIT, **options})
 
 
-class WorkerAMQP(AMQP):
-    """Celery's AMQP configuration with our connection."""
+class WorkerAMQP(SigningAMQP):
+    """Celery's AMQP configuration with our connection; what it sends as signed pickle is signed."""
 
     Connection = PersistentConnection

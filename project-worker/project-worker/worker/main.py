@@ -1,16 +1,24 @@
 """Puts the worker together: settings, the Celery app with every setting that matters, the tasks.
 
-How it works: `create_app` is called once, by `tasks.py`; nothing is built before. Each setting stands beside
-its reason. Names are Celery's own: one that Celery does not know is ignored without a word, so a test checks
-them.
+How it works: there are two apps, each for a worker process of its own, and each is made once, by its entry point;
+nothing is built before. `create_app` (`tasks.py`) has the tasks of the queue `project-worker` and takes JSON.
+`create_pickle_app` (`pickle_tasks.py`) has those of `project-worker-pickle` and takes signed pickle, nothing else.
+Each setting stands beside its reason. Names are Celery's own: one that Celery does not know is ignored without a
+word, so a test checks them.
 
 What belongs here: wiring. Values that differ between machines are in `config.py`.
 """
 
+from typing import Any
+
 from celery import Celery
 
 from async_celery.queues import work_queue
-from project_contracts.queues import PROJECT_WORKER, QUEUES
+from async_celery.signed_pickle import CONTENT_TYPE, KeyRing, SignedPickle
+from async_celery.signed_pickle import register as register_signed_pickle
+from async_celery.worker import Policy, install
+from project_contracts.invoices import PICKLED
+from project_contracts.queues import PROJECT_WORKER, PROJECT_WORKER_PICKLE, QUEUES
 from worker import tasks
 from worker.config import Settings, load_settings
 from worker.connection import WorkerAMQP
@@ -27,14 +35,54 @@ def create_app(settings: Settings | None = None) -> Celery:
         SettingsError: the environment lacks a setting, or one is wrong.
     """
     settings = settings or load_settings()
+    # It signs what it sends to the other queue, and has nothing that would unpickle.
+    register_signed_pickle(_signed_pickle(settings), opens=False)
+    app = _create(settings, queue=PROJECT_WORKER)
+    tasks.register(app, settings)
+    return app
+
+
+def create_pickle_app(settings: Settings | None = None) -> Celery:
+    """Make the Celery app of the worker that unpickles arguments, if they are signed.
+
+    Args:
+        settings: read from the environment when not given.
+
+    Raises:
+        SettingsError: the environment lacks a setting, or one is wrong.
+    """
+    settings = settings or load_settings()
+    register_signed_pickle(_signed_pickle(settings), opens=True)
+    app = _create(settings, queue=PROJECT_WORKER_PICKLE)
+    app.conf.accept_content = [CONTENT_TYPE]
+    # What workers are told (revoke, shutdown, …) comes as JSON, also here.
+    control: Any = app.control
+    control.mailbox.accept = ["json"]
+    tasks.register_pickled(app, settings)
+    return app
+
+
+def _signed_pickle(settings: Settings) -> SignedPickle:
+    keys = KeyRing(signing=settings.signing_key, accepted=settings.accepted_keys)
+    return SignedPickle(keys, classes=PICKLED)
+
+
+def _create(settings: Settings, *, queue: str) -> Celery:
     # Never "current": whoever makes a signature must say for which app, or it would go to a wrong broker.
     app = Celery(settings.worker_name, set_as_current=False, amqp=WorkerAMQP)
     app.conf.update(_configuration(settings))
+    install(app, _policy(settings))
     # The app can send to every queue. Without -Q, its worker consumes its own alone.
-    app.amqp.queues.select([PROJECT_WORKER])
+    app.amqp.queues.select([queue])
     install_logging(settings)
-    tasks.register(app, settings)
     return app
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        max_attempts=settings.task_max_retries + 1,
+        heartbeat_file=settings.worker_heartbeat_file,
+    )
 
 
 def _configuration(settings: Settings) -> dict[str, object]:
@@ -55,12 +103,12 @@ def _configuration(settings: Settings) -> dict[str, object]:
         # -- No accepted task is lost
         # The message is acknowledged after the task, so a dead worker's tasks go to another one.
         "task_acks_late": True,
-        # A child that dies (kill -9, out of memory) does not take its task with it: the task is sent again,
-        # counted as a retry, so that one which always kills its child ends as FAILURE after
-        # `task_max_retries`. Putting the message back (`reject`) has no such count and is only the way out
-        # when sending fails.
-        "task_retry_on_worker_lost": True,
+        # A child that dies (kill -9, out of memory) does not take its task with it: the message goes back to the
+        # queue. async_celery counts the runs that it begins, so a task which always kills its child ends as FAILURE
+        # and dead letter after `task_max_retries`. Celery's own count (`task_retry_on_worker_lost`) sees only
+        # children die, not their worker.
         "task_reject_on_worker_lost": True,
+        "task_retry_on_worker_lost": False,
         # Success is never guessed from the result backend: this option hangs chords on a redelivery.
         "worker_deduplicate_successful_tasks": False,
         # A lost connection means that the broker gives our tasks to another worker: stop ours.
@@ -86,7 +134,7 @@ def _configuration(settings: Settings) -> dict[str, object]:
         "worker_soft_shutdown_timeout": settings.soft_shutdown_timeout_seconds,
         # -- Fair shares: a child takes its next message when it is free, none waits behind a long task.
         "worker_prefetch_multiplier": 1,
-        # -- JSON only: nothing here is ever unpickled.
+        # -- JSON only: nothing is ever unpickled, but signed arguments in the worker of their own.
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],
@@ -94,10 +142,12 @@ def _configuration(settings: Settings) -> dict[str, object]:
         # -- What the status document shows
         "result_expires": settings.result_expires_seconds,
         "result_extended": True,  # the task's name, arguments and worker beside the result
-        "task_track_started": True,
+        # async_celery says STARTED, of what takes longer than 50 ms.
+        "task_track_started": False,
         "worker_send_task_events": settings.sends_events,
         "task_send_sent_event": settings.sends_events,
-        # Cancelling a task is a remote-control command.
+        # A cancelled task does not start, and stops within seconds, by its tombstone in Redis; what waits in a
+        # worker's memory is dropped at once by a remote-control command.
         "worker_enable_remote_control": True,
         "timezone": "UTC",
     }

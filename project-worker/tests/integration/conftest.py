@@ -1,12 +1,14 @@
 """Integration tests: real broker, real result backend, real worker processes.
 
-What belongs here: the worker that most tests share. How it is run is in `worker_process.py`.
+What belongs here: the worker that most tests share (how it is run is in `worker_process.py`), and the system that
+tests may break (`own_system.py`).
 """
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from own_system import OwnSystem
 from worker_process import IMPORT_ROOT, SEED_COMMAND, RunningWorker, running_worker
 
 
@@ -20,3 +22,15 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
     """The worker as the README starts it, word for word."""
     with running_worker(tmp_path_factory.mktemp("worker"), SEED_COMMAND, IMPORT_ROOT) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def own_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnSystem]:
+    """RabbitMQ and Redis to be broken, without any worker; whoever breaks them mends them."""
+    system = OwnSystem(tmp_path_factory.mktemp("own-system"))
+    try:
+        system.redis.start()
+        system.rabbit.start()
+        yield system
+    finally:
+        system.close()

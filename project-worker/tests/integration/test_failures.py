@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from sample_contracts import CONNECT, DIE, DIE_ONCE, GATE, INVALID, PID, READ, SLEEP, SWALLOW, runs
 from worker_process import RunningWorker, running_worker, wait_until
+
+from async_celery.worker import WorkerLost
 
 COMMAND = "-A tests_app:app worker --concurrency=1 -n tests@%h --without-gossip --without-mingle"
 HERE = Path(__file__).parent
@@ -110,7 +112,7 @@ def test_task_survives_the_death_of_its_process(mortal_worker: RunningWorker, tm
 
 def test_task_that_always_kills_its_process_ends_as_failure(mortal_worker: RunningWorker, tmp_path: Path) -> None:
     task = mortal_worker.send(DIE, folder=str(tmp_path))
-    with pytest.raises(WorkerLostError):
+    with pytest.raises(WorkerLost, match="its worker died 2 times"):
         task.get(timeout=40)
     assert runs(tmp_path) == mortal_worker.settings.task_max_retries + 1
     assert isinstance(mortal_worker.send(PID).get(timeout=20), int)

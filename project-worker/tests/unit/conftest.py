@@ -8,7 +8,7 @@ from celery import Celery
 from pydantic import SecretStr
 
 from worker.config import Settings
-from worker.main import create_app
+from worker.main import create_app, create_pickle_app
 
 
 @pytest.fixture
@@ -16,6 +16,7 @@ def settings() -> Settings:
     return Settings(
         rabbitmq_password=SecretStr("broker-secret"),
         redis_password=SecretStr("backend-secret"),
+        signed_pickle_key=SecretStr("a-pickle-secret-of-its-own"),
         task_time_limit_seconds=30,
         task_soft_time_limit_seconds=20,
         task_max_retries=3,
@@ -28,3 +29,8 @@ def settings() -> Settings:
 @pytest.fixture
 def app(settings: Settings) -> Celery:
     return create_app(settings)
+
+
+@pytest.fixture
+def pickle_app(settings: Settings) -> Celery:
+    return create_pickle_app(settings)

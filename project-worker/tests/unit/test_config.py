@@ -12,7 +12,7 @@ from worker.config import Settings, SettingsError, load_settings
 
 IMPORT_ROOT = Path(__file__).resolve().parents[2] / "project-worker"
 SECRET = "a-very-secret-value"
-REQUIRED = {"RABBITMQ_PASSWORD": SECRET, "REDIS_PASSWORD": SECRET}
+REQUIRED = {"RABBITMQ_PASSWORD": SECRET, "REDIS_PASSWORD": SECRET, "SIGNED_PICKLE_KEY": SECRET}
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,7 @@ def test_env_file_above_the_working_folder_is_found_and_the_environment_wins(
 ) -> None:
     (tmp_path / ".stack" / "env").write_text(
         "RABBITMQ_PASSWORD=from-file\nREDIS_PASSWORD=from-file\nREDIS_DB=7\nREDIS_PORT=1234\nAPI_PORT=5000\n"
+        "SIGNED_PICKLE_KEY=a-long-one-from-file\n"
     )
     below = tmp_path / "project-worker" / "project-worker"
     below.mkdir(parents=True)
@@ -79,6 +80,9 @@ def test_events_are_on_in_development_and_off_in_production(monkeypatch: pytest.
     [
         ({"RABBITMQ_PASSWORD": ""}, "RABBITMQ_PASSWORD: required"),
         ({"REDIS_PASSWORD": ""}, "REDIS_PASSWORD: required"),
+        ({"SIGNED_PICKLE_KEY": ""}, "SIGNED_PICKLE_KEY: Value should have at least 16"),
+        ({"SIGNED_PICKLE_KEY": SECRET[:15]}, "SIGNED_PICKLE_KEY: Value should have at least 16"),
+        ({"SIGNED_PICKLE_ACCEPTED_KEYS": f"{SECRET},short"}, "SIGNED_PICKLE_ACCEPTED_KEYS: "),
         ({"RABBITMQ_PORT": SECRET}, "RABBITMQ_PORT: Input should be a valid integer"),
         ({"ENVIRONMENT": SECRET}, "ENVIRONMENT: Input should be 'development' or 'production'"),
         ({"TASK_TIME_LIMIT_SECONDS": "1800"}, "TASK_TIME_LIMIT_SECONDS: Input should be less than 1800"),
@@ -113,6 +117,7 @@ def test_celery_command_ends_with_the_message_alone() -> None:
         "PYTHONPATH": str(IMPORT_ROOT),
         "RABBITMQ_PASSWORD": "",
         "REDIS_PASSWORD": SECRET,
+        "SIGNED_PICKLE_KEY": SECRET,
     }
     ended = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "tasks:app", "worker"],

@@ -1,13 +1,16 @@
 """The Celery app: every setting is one that Celery knows, and says what reliability asks for."""
 
+from typing import Any
+
 from celery import Celery
 from celery._state import get_current_app
 from celery.app.defaults import DEFAULTS
+from kombu import serialization
 
 from async_celery.queues import work_queue
-from project_contracts.queues import PROJECT_WORKER, QUEUES
+from project_contracts.queues import PROJECT_WORKER, PROJECT_WORKER_PICKLE, QUEUES
 from worker.config import Settings
-from worker.main import create_app
+from worker.main import create_app, create_pickle_app
 
 KNOWN_ELSEWHERE = {"redis_backend_health_check_interval", "deprecated_settings"}
 """Read by Celery's Redis backend and kept by Celery itself, though not in its table of defaults."""
@@ -22,7 +25,7 @@ def test_celery_knows_every_setting(app: Celery) -> None:
 
 def test_nothing_accepted_is_lost(app: Celery) -> None:
     assert app.conf.task_acks_late is True
-    assert app.conf.task_retry_on_worker_lost is True
+    assert app.conf.task_retry_on_worker_lost is False
     assert app.conf.task_reject_on_worker_lost is True
     assert app.conf.worker_deduplicate_successful_tasks is False
     assert app.conf.worker_cancel_long_running_tasks_on_connection_loss is True
@@ -45,6 +48,23 @@ def test_only_json_is_read_or_written(app: Celery) -> None:
     assert app.conf.task_serializer == app.conf.result_serializer == "json"
 
 
+def test_only_signed_pickle_is_read_by_the_worker_of_its_own(pickle_app: Celery) -> None:
+    assert pickle_app.conf.accept_content == ["application/x-signed-pickle"]
+    assert pickle_app.conf.result_accept_content == ["json"]
+    assert pickle_app.conf.task_serializer == pickle_app.conf.result_serializer == "json"
+    assert list(pickle_app.amqp.queues.consume_from) == [PROJECT_WORKER_PICKLE]
+    control: Any = pickle_app.control
+    assert control.mailbox.accept == ["json"]
+
+
+def test_no_other_process_has_what_would_unpickle(settings: Settings) -> None:
+    kombu: Any = serialization
+    create_pickle_app(settings)
+    assert "application/x-signed-pickle" in kombu.registry._decoders
+    create_app(settings)
+    assert "application/x-signed-pickle" not in kombu.registry._decoders
+
+
 def test_limits_come_from_the_settings_and_reach_each_task(app: Celery, settings: Settings) -> None:
     for task in app.tasks.values():
         assert task.time_limit == settings.task_time_limit_seconds == 30
@@ -58,7 +78,7 @@ def test_limits_come_from_the_settings_and_reach_each_task(app: Celery, settings
 
 def test_state_can_be_shown_and_tasks_cancelled(app: Celery) -> None:
     assert app.conf.result_extended is True
-    assert app.conf.task_track_started is True
+    assert app.conf.task_track_started is False
     assert app.conf.worker_enable_remote_control is True
     assert app.conf.worker_send_task_events is False  # production
 

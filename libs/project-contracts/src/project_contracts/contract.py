@@ -5,7 +5,7 @@ models of its payload and of its result. The API validates a payload *before* it
 its Celery task from the same value, so name, queue and serializer cannot drift apart.
 
 What belongs here: the shape of a contract and the number types that all contracts share. Contracts themselves
-live in a module per domain: `integers.py`, `statistics.py`.
+live in a module per domain: `integers.py`, `statistics.py`, `invoices.py`.
 """
 
 from dataclasses import dataclass
@@ -48,11 +48,12 @@ class TaskContract(Generic[P, R]):
     """One task as both sides see it.
 
     `payload`'s fields are the keyword arguments of the task's function; `result` is a type that pydantic can
-    validate (`int`, or a `Result` model).
+    validate (`int`, or a `Result` model). `serializer` is how the arguments travel: as JSON, or as the values
+    that the payload holds, signed and pickled. Results are always JSON.
     """
 
     name: str
     queue: str
     payload: type[P]
     result: type[R]
-    serializer: Literal["json"] = "json"
+    serializer: Literal["json", "signed-pickle"] = "json"

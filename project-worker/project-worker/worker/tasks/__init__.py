@@ -1,7 +1,7 @@
 """The tasks: thin Celery adapters over the pure functions of `worker/domain`.
 
 How it works: each module has a `register(task)` that puts its functions under their contracts (`binding.py`);
-`register` here calls them all.
+`register` and `register_pickled` here call them, each for the worker of one queue.
 
 What belongs here: one module per domain, listed below. No computation.
 """
@@ -9,13 +9,18 @@ What belongs here: one module per domain, listed below. No computation.
 from celery import Celery
 
 from worker.config import Settings
-from worker.tasks import information, integers, statistics
+from worker.tasks import information, integers, invoices, statistics
 from worker.tasks.binding import TaskBinder
 
 
 def register(app: Celery, settings: Settings) -> None:
-    """Register every task of the project on `app`."""
+    """Register every task of the queue `project-worker` on `app`."""
     task = TaskBinder(app=app, settings=settings)
     integers.register(task)
     information.register(task)
     statistics.register(task)
+
+
+def register_pickled(app: Celery, settings: Settings) -> None:
+    """Register every task of the queue `project-worker-pickle` on `app`."""
+    invoices.register(TaskBinder(app=app, settings=settings))

@@ -1,0 +1,404 @@
+"""Chaos: a steady load on a whole system, and one fault after the other, both chosen by a seed.
+
+How it works: `Load` keeps sending all shapes of work through the library's client: single tasks, retries, failures,
+chains, groups, chords, cancellations, short expirations. Each is waited for, from its acceptance to its end, and
+judged. `Faults` shuffles the deck of faults, injects them with short pauses, mends what it has broken, and adds up
+how many extra runs they explain. The same seed gives the same sequence of both; what meets what is up to the machine.
+
+What belongs here: making and judging the load, and breaking things. How much of it, and what must hold in the end,
+is `test_chaos.py`'s.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery import chain, chord, group
+from fault_contracts import FAIL, PLUS, STUMBLE, TOTAL, WORK
+from oracle import Oracle
+from own_system import CONCURRENCY, REAPER, OwnSystem, Worker, eventually
+from redis.exceptions import RedisError
+from saboteur import Saboteur
+
+from async_celery import (
+    AsyncCelery,
+    BackendError,
+    OnTimeout,
+    PublishError,
+    ResultTimeout,
+    TaskFailed,
+    TaskHandle,
+    TaskRevoked,
+    TransportError,
+)
+from project_contracts.contract import TaskContract
+
+REFUSED = (PublishError, BackendError, TransportError)
+_CANCEL_GRACE = 1.0  # s; a run that began as the cancellation was stored is written down by then
+
+
+@dataclass
+class Tally:
+    """What became of the load so far.
+
+    Attributes:
+        outcomes: how many of each kind ended how.
+        accepted: ids of all tasks that were accepted, members of workflows too.
+        explicit: those of them that ended without success, and said so.
+        repeats: runs beyond the first that the tasks themselves asked for (retries).
+        refused: sends that were refused with an error.
+        wrong: what must not be; empty when all is well.
+        slowest: in s, from acceptance to answer.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    accepted: set[str] = field(default_factory=set)
+    explicit: set[str] = field(default_factory=set)
+    repeats: int = 0
+    refused: int = 0
+    wrong: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+
+
+class Load:
+    """Sends work, waits for it and judges it. `patience`, in s, is how long any of it may take."""
+
+    def __init__(self, system: OwnSystem, client: AsyncCelery, folder: Path, rng: random.Random, patience: float):
+        self._client, self._app = client, system.app
+        self._folder, self._rng, self._patience = folder, rng, patience
+        self._oracle = Oracle(folder / "runs")
+        self._number = 0
+        self._jobs: set[asyncio.Task[None]] = set()
+        self.sending = 0
+        self.tally = Tally()
+
+    async def run(self, seconds: float, per_second: float) -> None:
+        """Send for so long, at so many pieces of work per second."""
+        deck = [self._single, self._single, self._long, self._stumble, self._fail, self._cancelled]
+        deck += [self._expiring, self._chain, self._group, self._chord]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._number += 1
+            # Drawn here, so that the sequence does not depend on what is awaited where.
+            job = asyncio.create_task(self._rng.choice(deck)(random.Random(self._rng.random())))  # noqa: S311
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+            await asyncio.sleep(self._rng.expovariate(per_second))
+
+    async def end(self) -> None:
+        """Wait until all has been answered."""
+        while self._jobs:
+            await asyncio.gather(*self._jobs)
+
+    def verdict(self, explained: int) -> Any:
+        """Return the oracle's, with so many extra runs explained by faults."""
+        return self._oracle.verdict(
+            self.tally.accepted, self.tally.explicit, allowed_extra=explained + self.tally.repeats
+        )
+
+    # Kinds of work.
+
+    async def _single(self, rng: random.Random) -> None:
+        value = rng.randrange(1000)
+        await self._task("single", WORK, value, seconds=rng.uniform(0, 0.2), value=value)
+
+    async def _long(self, rng: random.Random) -> None:
+        await self._task("long", WORK, 7, seconds=rng.uniform(1, 2), value=7)
+
+    async def _stumble(self, rng: random.Random) -> None:
+        value = rng.randrange(1000)
+        if await self._task("retried", STUMBLE, value, seconds=0.05, value=value):
+            self.tally.repeats += 1
+
+    async def _fail(self, _: random.Random) -> None:
+        await self._task("failing", FAIL, TaskFailed)
+
+    async def _expiring(self, rng: random.Random) -> None:
+        expires = rng.uniform(0.2, 2)
+        await self._task("expiring", WORK, 8, expires=expires, seconds=0.1, value=8)
+
+    async def _cancelled(self, rng: random.Random) -> None:
+        pause = rng.uniform(0, 1)
+        handle = await self._sent(WORK, seconds=rng.uniform(0, 2), value=9)
+        if handle is None:
+            return
+        await asyncio.sleep(pause)
+        try:
+            done = not await handle.cancel()
+        except REFUSED:
+            done = True  # nobody promised anything
+        began = time.monotonic()
+        await asyncio.sleep(_CANCEL_GRACE)
+        runs = len(self._oracle.executions(handle.id))
+        outcome = await self._outcome(handle)
+        self._judge("cancelled", handle, outcome, [9, TaskRevoked])
+        if done:
+            return
+        # It stays cancelled: nothing that happens later starts it again.
+        await asyncio.sleep(max(0, began + 3 - time.monotonic()))
+        if (later := len(self._oracle.executions(handle.id))) > runs:
+            self.tally.wrong.append(f"cancelled task {handle.id} started {later - runs} times afterwards")
+
+    async def _chain(self, rng: random.Random) -> None:
+        first, *others = (rng.randrange(100) for _ in range(3))
+
+        def canvas(log: str) -> Any:
+            steps = [self._signature(PLUS, value=0, log=log, amount=first)]
+            return chain(*steps, *(self._signature(PLUS, log=log, amount=n) for n in others), app=self._app)
+
+        await self._workflow("chain", canvas, first + sum(others))
+
+    async def _group(self, rng: random.Random) -> None:
+        values = [rng.randrange(100) for _ in range(4)]
+        await self._workflow("group", lambda log: group(self._works(values, log), app=self._app), values)
+
+    async def _chord(self, rng: random.Random) -> None:
+        values = [rng.randrange(100) for _ in range(5)]
+        await self._workflow(
+            "chord",
+            lambda log: chord(self._works(values, log), self._signature(TOTAL, log=log), app=self._app),
+            sum(values),
+        )
+
+    def _works(self, values: list[int], log: str) -> list[Any]:
+        return [self._signature(WORK, log=log, seconds=0.1, value=value) for value in values]
+
+    def _signature(self, contract: TaskContract[Any, Any], **arguments: object) -> Any:
+        return self._app.signature(contract.name, kwargs=arguments, options={"queue": contract.queue})
+
+    # Sending and judging.
+
+    async def _sent(
+        self, contract: TaskContract[Any, Any], expires: float | None = None, **arguments: object
+    ) -> TaskHandle[Any] | None:
+        self.sending += 1
+        try:
+            handle = await self._client.send_task(
+                contract.name,
+                kwargs={"log": str(self._oracle.path), **arguments},
+                queue=contract.queue,
+                expires=expires,
+            )
+        except REFUSED as exc:
+            self.tally.refused += 1
+            if isinstance(exc, PublishError) and exc.task_id is not None:
+                self._unsure(exc.task_id)
+            return None
+        finally:
+            self.sending -= 1
+        self.tally.accepted.add(handle.id)
+        return handle
+
+    def _unsure(self, task_id: str) -> None:
+        """The broker may have it: it may run, and it may as well not."""
+        self.tally.accepted.add(task_id)
+        self.tally.explicit.add(task_id)
+
+    async def _task(
+        self,
+        kind: str,
+        contract: TaskContract[Any, Any],
+        expected: Any,
+        expires: float | None = None,
+        **arguments: object,
+    ) -> bool:
+        handle = await self._sent(contract, expires, **arguments)
+        if handle is None:
+            return False
+        outcome = await self._outcome(handle)
+        self._judge(kind, handle, outcome, [expected] if expires is None else [expected, TaskRevoked])
+        return True
+
+    async def _workflow(self, kind: str, canvas: Callable[[str], Any], expected: Any) -> None:
+        # Of one that is refused some members may run, whose ids nobody has learned: so it has a log of its own.
+        own = Oracle(self._folder / f"workflow-{self._number}")
+        self.sending += 1
+        try:
+            handle = await self._client.submit(canvas(str(own.path)))
+        except REFUSED:
+            self.tally.refused += 1
+            return
+        finally:
+            self.sending -= 1
+        self._judge(kind, handle, await self._outcome(handle), [expected])
+        status = await handle.status()
+        members = [leaf for leaf in _leaves(status)]
+        self.tally.accepted |= {leaf.id for leaf in members}
+        self.tally.explicit |= {leaf.id for leaf in members if leaf.state != "SUCCESS"}
+        if unfinished := [leaf.id for leaf in members if not leaf.state.is_final]:
+            self.tally.wrong.append(f"{kind} {handle.id} has ended, its members {unfinished} have not")
+        with self._oracle.path.open("a") as log:
+            log.write(own.path.read_text() if own.path.exists() else "")
+
+    async def _outcome(self, handle: TaskHandle[Any]) -> Any:
+        """Return its result, or the error in its place."""
+        started = time.monotonic()
+        try:
+            return await handle.result(timeout=self._patience, on_timeout=OnTimeout.KEEP)
+        except (TaskFailed, TaskRevoked) as exc:
+            self.tally.explicit.add(handle.id)
+            return exc
+        except Exception as exc:
+            return exc
+        finally:
+            self.tally.slowest = max(self.tally.slowest, time.monotonic() - started)
+
+    def _judge(self, kind: str, handle: TaskHandle[Any], outcome: Any, expected: list[Any]) -> None:
+        is_error = isinstance(outcome, Exception)
+        self.tally.outcomes[f"{kind}: {type(outcome).__name__ if is_error else 'result'}"] += 1
+        for each in expected:
+            if isinstance(outcome, each) if isinstance(each, type) else outcome == each:
+                return
+        self.tally.wrong.append(f"{kind} {handle.id}: {outcome!r}, expected {expected}")
+
+
+def _leaves(status: Any) -> list[Any]:
+    if not status.children:
+        return [status]
+    return [leaf for child in status.children for leaf in _leaves(child)]
+
+
+class Faults:
+    """Breaks things, and mends them. `explained` is how many extra runs that may have caused."""
+
+    def __init__(
+        self, system: OwnSystem, proxy: Saboteur, load: Load, rng: random.Random, **settings: object
+    ) -> None:
+        self._system, self._proxy, self._load, self._rng, self._settings = system, proxy, load, rng, settings
+        self.explained = 0
+        self.injected: Counter[str] = Counter()
+
+    @property
+    def _everything(self) -> int:
+        """How many tasks can be under way at once."""
+        return CONCURRENCY * len(self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return sorted(name for name in self._system.workers if name != REAPER)
+
+    async def run(self, seconds: float, pause: float) -> None:
+        """Inject for so long, `pause` seconds apart on average."""
+        deck: list[Callable[[], Awaitable[int]]] = [
+            *(self._child_killed, self._worker_killed, self._worker_restarted, self._worker_frozen),
+            *(self._broker_restarted, self._broker_killed, self._connections_closed, self._confirms_cut),
+            *(self._redis_killed, self._redis_frozen, self._pushes_cut, self._reaper_killed),
+        ]
+        end = time.monotonic() + seconds
+        while True:
+            self._rng.shuffle(deck)
+            for fault in deck:
+                await asyncio.sleep(self._rng.uniform(0.5, 1.5) * pause)
+                if time.monotonic() > end:
+                    return
+                name = fault.__name__.strip("_").replace("_", " ")
+                print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+                self.injected[name] += 1
+                self.explained += await fault()
+
+    # Each returns how many extra runs it explains.
+
+    async def _child_killed(self) -> int:
+        worker = self._system.workers[self._rng.choice(self._names)]
+        if children := worker.children():
+            with contextlib.suppress(ProcessLookupError):
+                _kill(self._rng.choice(children))
+        return 1
+
+    async def _worker_killed(self) -> int:
+        worker = self._system.workers[name := self._rng.choice(self._names)]
+        children = worker.children()
+        worker.process.kill()
+        await asyncio.to_thread(worker.process.wait)
+        await eventually(lambda: not any(map(_lives, children)), 15, f"no orphans of {name}")
+        self._system.start_worker(name, **self._settings)
+        return CONCURRENCY
+
+    async def _worker_restarted(self) -> int:
+        worker = self._system.workers[name := self._rng.choice(self._names)]
+        await _until_it_runs(worker)
+        worker.signal(signal.SIGTERM)
+        await asyncio.to_thread(worker.process.wait, 30)
+        self._system.start_worker(name, **self._settings)
+        return 0
+
+    async def _worker_frozen(self) -> int:
+        worker = self._system.workers[self._rng.choice(self._names)]
+        seconds = self._rng.uniform(1, 4)
+        worker.signal(signal.SIGSTOP, group=True)
+        await asyncio.sleep(seconds)
+        worker.signal(signal.SIGCONT, group=True)
+        return 0
+
+    async def _broker_restarted(self) -> int:
+        explained = self._everything + self._load.sending
+        await asyncio.to_thread(self._system.evaluate, "rabbit:stop(), rabbit:start().")
+        return explained
+
+    async def _broker_killed(self) -> int:
+        explained = self._everything + self._load.sending
+        self._system.rabbit.kill()
+        await asyncio.to_thread(self._system.rabbit.start)
+        return explained
+
+    async def _connections_closed(self) -> int:
+        explained = self._everything + self._load.sending
+        await asyncio.to_thread(self._system.rabbit.control, "close_all_connections", "chaos")
+        return explained
+
+    async def _confirms_cut(self) -> int:
+        explained = self._load.sending
+        with contextlib.suppress(TimeoutError):
+            await self._proxy.cut_after(self._rng.randrange(200), to_broker=False)
+        return explained + self._load.sending
+
+    async def _redis_killed(self) -> int:
+        self._system.redis.kill()
+        await asyncio.sleep(self._rng.uniform(0.2, 2))
+        await asyncio.to_thread(self._system.redis.start)
+        return 0
+
+    async def _redis_frozen(self) -> int:
+        self._system.redis.hang()
+        await asyncio.sleep(self._rng.uniform(0.5, 4))
+        self._system.redis.go_on()
+        return 0
+
+    async def _pushes_cut(self) -> int:
+        for _ in range(5):
+            with contextlib.suppress(RedisError):
+                self._system.redis.client.client_kill_filter(_type="pubsub")
+            await asyncio.sleep(0.1)
+        return 0
+
+    async def _reaper_killed(self) -> int:
+        reaper = self._system.workers[REAPER]
+        reaper.process.kill()
+        await asyncio.to_thread(reaper.process.wait)
+        self._system.start_worker(REAPER, **self._settings)
+        return 0
+
+
+async def _until_it_runs(worker: Worker) -> None:
+    # One that is told to end before it has begun ends as well; but that is no deploy.
+    with contextlib.suppress(AssertionError):
+        await eventually(worker.ready, 10, "it runs")
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
