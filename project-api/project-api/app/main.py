@@ -1,14 +1,14 @@
 """create_app(): the wiring, and nothing but the wiring.
 
 How it works: settings are read once; clients and pools are made in the lifespan and closed by it in reverse
-order; middleware, routers and error handlers are put on the app. No connection is opened here: a dependency
-that is down at start makes `/health/ready` say so, not the process exit.
+order; middleware, routers and error handlers are put on the app. A dependency that is down at start makes
+`/health/ready` say so, not the process exit; queues of another kind do (`app.celery.queues`).
 
 What belongs here: a line for each thing that is plugged in.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -17,8 +17,10 @@ from app.api import health, problems
 from app.api.api_v1 import api
 from app.api.deps import Resources
 from app.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
-from app.celery.async_celery import create_async_celery, create_celery
+from app.celery.async_celery import create_async_celery, create_celery, create_dead_letters
+from app.celery.journal import open_journal
 from app.celery.producer import Producer
+from app.celery.queues import check_queues
 from app.core.config import Settings, get_settings
 from app.core.logging import configure_logging
 from app.core.shutdown import shutdown_event
@@ -34,18 +36,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     configure_logging(settings.log_level)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         celery = create_celery(settings)
+        await check_queues(celery)
         async with (
             create_async_celery(celery, settings) as client,
+            open_journal(client) as journal,
+            contextlib.aclosing(create_dead_letters(celery, settings)) as dead_letters,
             open_database(settings) as database,
         ):
             with shutdown_event() as shutdown:
                 app.state.resources = Resources(
                     settings=settings,
                     client=client,
-                    producer=Producer(celery, client),
+                    journal=journal,
+                    producer=Producer(celery, client, journal),
+                    dead_letters=dead_letters,
                     database=database,
                     shutdown=shutdown,
                 )

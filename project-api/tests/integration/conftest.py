@@ -1,7 +1,6 @@
 """Real servers (their addresses come from `./stack test`), a real API process, a real worker process."""
 
 import os
-import signal
 from collections.abc import Iterator
 
 import httpx
@@ -31,9 +30,4 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
         wait_until(running.ready, 30, "the worker is ready")
         yield running
     finally:
-        running.process.terminate()
-        try:
-            running.process.wait(15)
-        finally:
-            if running.process.poll() is None:
-                os.killpg(running.process.pid, signal.SIGKILL)
+        running.stop()

@@ -27,13 +27,17 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(0.05)
 
 
+def unused_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 class Api:
     """One uvicorn process with its own port."""
 
     def __init__(self, log: Path, settings: dict[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = int(unused_port())
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         with log.open("w") as output:
@@ -82,6 +86,14 @@ class Worker:
         assert self.process.poll() is None, self.log.read_text()
         return "ready." in self.log.read_text()
 
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         os.killpg(self.process.pid, signal.SIGSTOP)
@@ -89,3 +101,21 @@ class Worker:
             yield
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def running_reaper(log: Path) -> Iterator[None]:
+    """The process that parks dead letters, beside the worker."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "async_celery.worker.reaper", "-A", "worker_app:app", "-l", "INFO"],
+            cwd=HERE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        process.wait(15)

@@ -2,23 +2,17 @@
 
 import re
 import signal
-import socket
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import httpx
 import pytest
-from processes import Api, Worker, running_api, wait_until
+from processes import Api, Worker, running_api, unused_port, wait_until
 from worker_app import SLEEP
 
 MULTIPLY = "/v1/project-worker/integer-multiplication"
-
-
-def unused_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def test_ready_names_each_dependency_with_its_latency(client: httpx.Client) -> None:
@@ -61,6 +55,45 @@ def test_a_client_that_leaves_is_not_waited_for(client: httpx.Client, api: Api) 
         )
     wait_until(lambda: "[leaves-early] POST" in api.log.read_text(), 2, "the request ends")
     assert re.search(r"\[leaves-early\] POST \S+ 499", api.log.read_text())
+
+
+@pytest.mark.parametrize(
+    ("prefer", "state"),
+    [
+        ("wait=30", "SUCCESS"),
+        ("wait=30, cancel-on-disconnect", "REVOKED"),
+        ("cancel-on-disconnect, respond-async, wait=30", "REVOKED"),
+    ],
+)
+def test_a_client_that_leaves_cancels_its_task_when_it_wants_to(
+    client: httpx.Client, api: Api, worker: Worker, prefer: str, state: str
+) -> None:
+    request_id = f"leaves-{uuid.uuid4()}"
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(
+            MULTIPLY,
+            json={"multiplicand": SLEEP, "multiplier": 1500},
+            headers={"X-Request-ID": request_id, "Prefer": prefer},
+            timeout=0.5,
+        )
+    wait_until(lambda: f"[{request_id}] POST" in api.log.read_text(), 5, "the request ends")
+    assert re.search(rf"\[{request_id}\] POST \S+ 499", api.log.read_text())
+    location = "/v1/tasks/" + re.findall(r"\[([0-9a-f-]{36})\] received", worker.log.read_text())[-1]
+    wait_until(lambda: client.get(location).json()["status"] == state, 5, f"the task is {state}")
+
+
+def test_cancelling_on_disconnect_is_confirmed_where_there_is_a_wait(client: httpx.Client) -> None:
+    applied = {
+        prefer: client.post(
+            MULTIPLY, json={"multiplicand": 6, "multiplier": 7}, headers={"Prefer": prefer}
+        ).headers.get("preference-applied")
+        for prefer in (
+            "cancel-on-disconnect",
+            "cancel-on-disconnect, wait=5",
+            "respond-async, cancel-on-disconnect",
+        )
+    }
+    assert list(applied.values()) == ["cancel-on-disconnect", "wait=5, cancel-on-disconnect", "respond-async"]
 
 
 @pytest.mark.parametrize(("prefer", "status"), [("wait=30", 503), ("respond-async, wait=30", 202)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import Worker, running_api, wait_until
+from processes import Worker, running_api, unused_port, wait_until
 from worker_app import FAIL, HUGE, NOT_A_NUMBER, SLEEP
 
 MULTIPLY = "/v1/project-worker/integer-multiplication"
@@ -105,8 +105,17 @@ def test_a_failed_task_is_told_without_its_traceback(client: httpx.Client) -> No
     assert "Traceback" not in response.text
     document = client.get(f"/v1/tasks/{problem['taskId']}").json()
     assert document["status"] == "FAILURE"
-    assert document["error"] == {"type": "ValueError", "message": "told to fail with 7"}
+    assert document["error"] == {"type": "ValueError", "message": "told to fail with 7", "code": None}
     assert client.get(f"/v1/tasks/{problem['taskId']}/result").status_code == 502
+
+
+def test_the_code_of_an_error_is_passed_on(client: httpx.Client) -> None:
+    response = client.post(MULTIPLY, json=factors(FAIL, -1))
+    assert (response.status_code, response.json()["code"]) == (502, "too-small")
+    document = client.get(f"/v1/tasks/{response.json()['taskId']}").json()
+    assert document["error"] == {
+        "type": "TooSmallError", "message": "told to fail with -1", "code": "too-small"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("multiplicand", [NOT_A_NUMBER, HUGE])
@@ -184,6 +193,28 @@ def test_a_queued_task_that_is_cancelled_never_runs(client: httpx.Client, worker
     assert client.post(MULTIPLY, json=factors(6, 7)).json()["result"] == 42
     assert f"{task_id}] succeeded" not in worker.log.read_text()
     assert client.get(location).json()["status"] == "REVOKED"
+
+
+def test_a_task_can_be_cancelled_while_the_broker_is_down(
+    client: httpx.Client, worker: Worker, tmp_path: Path
+) -> None:
+    with running_api(tmp_path / "log", RABBITMQ_PORT=unused_port()) as cut_off:
+        queued, running = (
+            client.post(MULTIPLY + "/async", json=factors(SLEEP, ms)).headers["location"] for ms in (1, 30_000)
+        )
+        wait_until(lambda: client.get(running).json()["status"] == "STARTED", 10, "the task runs")
+        assert httpx.delete(cut_off.url + running).status_code in (200, 202)
+        wait_until(lambda: client.get(running).json()["status"] == "REVOKED", 5, "the task is stopped")
+        wait_until(lambda: client.get(queued).json()["status"] == "SUCCESS", 5, "the other one ends")
+        assert httpx.delete(cut_off.url + queued).status_code == 409
+        with worker.standing_still():
+            queued = client.post(MULTIPLY + "/async", json=factors(SLEEP, 2)).headers["location"]
+            response = httpx.delete(cut_off.url + queued)
+            assert (response.status_code, response.json()["status"]) == (200, "REVOKED")
+    task_id = queued.rsplit("/", 1)[1]
+    wait_until(lambda: task_id in worker.log.read_text(), 15, "the worker meets the message")
+    assert client.post(MULTIPLY, json=factors(6, 7)).json()["result"] == 42
+    assert f"{task_id}] succeeded" not in worker.log.read_text()
 
 
 def test_what_has_ended_or_is_unknown_cannot_be_cancelled(client: httpx.Client) -> None:

@@ -14,4 +14,5 @@ def settings() -> Settings:
         redis_password=SecretStr("redis-secret"),
         postgres_password=SecretStr("postgres-secret"),
         task_id_key=SecretStr("0123456789abcdef"),
+        signed_pickle_key=SecretStr("0123456789abcdef"),
     )

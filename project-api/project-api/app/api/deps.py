@@ -15,10 +15,12 @@ from starlette.exceptions import HTTPException
 
 from app.api.preferences import Preference, parse_prefer
 from app.api.replies import ASYNC_SUFFIX, Patience, Reply
+from app.celery.journal import Journal
 from app.celery.producer import Producer
 from app.core.config import Settings
 from app.database.session import Database
 from async_celery import AsyncCelery
+from async_celery.dead_letters import DeadLetters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,9 @@ class Resources:
 
     settings: Settings
     client: AsyncCelery
+    journal: Journal
     producer: Producer
+    dead_letters: DeadLetters
     database: Database
     shutdown: asyncio.Event
 
@@ -46,6 +50,21 @@ def get_producer(resources: ResourcesDep) -> Producer:
     return resources.producer
 
 
+def get_client(resources: ResourcesDep) -> AsyncCelery:
+    """Return the process's client, for what is no single task's."""
+    return resources.client
+
+
+def get_dead_letters(resources: ResourcesDep) -> DeadLetters:
+    """Return what reads the dead letters."""
+    return resources.dead_letters
+
+
+def get_journal(resources: ResourcesDep) -> Journal:
+    """Return the process's journal."""
+    return resources.journal
+
+
 def get_patience(request: Request, resources: ResourcesDep) -> Patience:
     """Return what waits on behalf of this request."""
     return Patience(request=request, shutdown=resources.shutdown)
@@ -56,7 +75,11 @@ async def get_reply(
     resources: ResourcesDep,
     prefer: Annotated[
         list[str] | None,
-        Header(description="`respond-async`, `wait=N` (seconds), or both (RFC 7240)", examples=[["wait=5"]]),
+        Header(
+            description="`respond-async`, `wait=N` (seconds), or both (RFC 7240); with `cancel-on-disconnect`, "
+            "closing the connection while the API waits cancels the task",
+            examples=[["wait=5"]],
+        ),
     ] = None,
 ) -> Reply:
     """Return how this request's client wants its answer.
@@ -67,6 +90,7 @@ async def get_reply(
     twin = request.url.path.endswith(ASYNC_SUFFIX)
     reply = Reply(
         patience=get_patience(request, resources),
+        journal=resources.journal,
         preference=Preference(respond_async=True) if twin else parse_prefer(prefer or []),
         default_wait=resources.settings.result_wait_seconds,
         max_wait=resources.settings.result_wait_max_seconds,
@@ -92,6 +116,9 @@ def require_json(request: Request) -> None:
         raise HTTPException(415, "send the body as JSON, with Content-Type: application/json")
 
 
+ClientDep = Annotated[AsyncCelery, Depends(get_client)]
+DeadLettersDep = Annotated[DeadLetters, Depends(get_dead_letters)]
+JournalDep = Annotated[Journal, Depends(get_journal)]
 ProducerDep = Annotated[Producer, Depends(get_producer)]
 PatienceDep = Annotated[Patience, Depends(get_patience)]
 ReplyDep = Annotated[Reply, Depends(get_reply)]

@@ -13,6 +13,7 @@ class Preference:
 
     respond_async: bool = False
     wait: int | None = None  # s
+    cancel_on_disconnect: bool = False  # ours; RFC 7240 §2 lets anybody define preferences
 
 
 def parse_prefer(headers: Iterable[str]) -> Preference:
@@ -25,10 +26,11 @@ def parse_prefer(headers: Iterable[str]) -> Preference:
     for item in ",".join(headers).split(","):
         name, _, value = item.partition(";")[0].partition("=")
         found.setdefault(name.strip().lower(), value.strip().strip('"'))
-    respond_async = "respond-async" in found and found["respond-async"] == ""
+    respond_async = found.get("respond-async") == ""
     text = found.get("wait", "")
     # Nine digits are 31 years; longer ones are nonsense that int() should not have to read.
     wait = int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else None
     if wait == 0 and not respond_async:
         wait = None
-    return Preference(respond_async=respond_async, wait=wait)
+    cancels = found.get("cancel-on-disconnect") == ""
+    return Preference(respond_async=respond_async, wait=wait, cancel_on_disconnect=cancels)

@@ -26,6 +26,8 @@ from app.core import context
 from app.database.errors import DatabaseError
 from async_celery import (
     BackendError,
+    BadCursor,
+    DeadLetterNotFound,
     PayloadError,
     PublishError,
     PublishTimeout,
@@ -35,6 +37,7 @@ from async_celery import (
     TaskNotFound,
     TaskRevoked,
     TransportError,
+    Unsupported,
 )
 
 logger = logging.getLogger("app.problems")
@@ -84,7 +87,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """What every error looks like (RFC 9457 §3.1; `requestId` and `taskId` are our extension members)."""
+    """What every error looks like (RFC 9457 §3.1; the members from `requestId` on are our extensions)."""
 
     type: str = Field(default="about:blank", description="about:blank: the status says it all")
     title: str
@@ -93,6 +96,7 @@ class Problem(BaseModel):
     instance: str = Field(description="the path that was asked for")
     requestId: str | None = Field(description="find it in the logs")  # noqa: N815  # wire name
     taskId: str | None = Field(default=None, description="the task that this is about")  # noqa: N815  # wire name
+    code: str | None = Field(default=None, description="a failed task's own name for what is wrong")
     errors: list[FieldError] | None = Field(default=None, description="which fields are wrong")
 
 
@@ -110,8 +114,11 @@ class Row:
 
 
 TABLE: dict[type[Exception], Row] = {
+    BadCursor: Row(status=400, title="Bad cursor"),
+    Unsupported: Row(status=501, title="Not available with this result backend"),
     PayloadError: Row(status=422, title="Payload cannot be sent"),
     TaskNotFound: Row(status=404, title="Unknown task"),
+    DeadLetterNotFound: Row(status=404, title="Unknown dead letter"),
     TaskExpired: Row(status=410, title="Task expired"),
     TaskRevoked: Row(status=409, title="Task revoked"),
     TaskFailed: Row(status=502, title="Task failed"),
@@ -119,7 +126,7 @@ TABLE: dict[type[Exception], Row] = {
     TransportError: Row(
         status=503,
         title="Broker or result backend unavailable",
-        detail="the API is closing its connections; send it again",
+        detail="a server did not answer in time, or the API is closing its connections; ask again",
         headers=RETRY_AFTER,
     ),
     PublishError: Row(
@@ -183,6 +190,7 @@ async def _from_table(request: Request, error: Exception) -> Response:
         headers=row.headers,
         # The task that the client knows: a workflow's error names the child at fault, its id is in the detail.
         taskId=getattr(request.state, "task_id", None) or getattr(error, "task_id", None),
+        code=getattr(error, "code", None),
         checks=getattr(error, "checks", None),
     )
 

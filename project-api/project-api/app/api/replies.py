@@ -6,6 +6,7 @@
 | `Prefer: wait=N` | the same with N seconds, at most the configured maximum |
 | `Prefer: respond-async`, or the path's `/async` twin | 202 with `Location` at once |
 | `Prefer: respond-async, wait=N` | wait N seconds, then 202; the task goes on |
+| `Prefer: cancel-on-disconnect` beside a wait | a client that leaves while it waits cancels its task |
 
 How it works: an endpoint sends its task with `reply.expires` (a task whose client will be gone must not run)
 and hands the handle to `reply.deliver`. `Patience` waits for the first of: the result, the client's leaving, the
@@ -15,6 +16,7 @@ What belongs here: waiting and its answers. Errors are raised, `problems.py` ans
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,8 +28,11 @@ from starlette.responses import Response
 
 from app.api.preferences import Preference
 from app.api.problems import ClientGoneError, ShuttingDownError
+from app.celery.journal import Journal
 from app.celery.schemas import AsyncTask, AsyncTaskStatus
-from async_celery import OnTimeout, ResultTimeout, TaskHandle, TaskState
+from async_celery import AsyncCeleryError, OnTimeout, ResultTimeout, TaskHandle, TaskState
+
+logger = logging.getLogger("app.replies")
 
 R = TypeVar("R")
 
@@ -75,6 +80,7 @@ class Reply:
     """How one request's client wants its answer."""
 
     patience: Patience
+    journal: Journal
     preference: Preference
     default_wait: float  # s
     max_wait: float  # s
@@ -97,25 +103,35 @@ class Reply:
         Raises:
             ResultTimeout: the wait is over, the task was revoked.
             TaskError: the task failed or was revoked.
-            ClientGoneError: nobody waits any more.
+            ClientGoneError: nobody waits any more; the task was revoked if the client preferred so.
             ShuttingDownError: the API stops; the task was revoked.
         """
         self.patience.request.state.task_id = handle.id
         if self.wait == 0:
             return self._accepted(handle.id)
-        if self.preference.respond_async:
-            try:
-                result = await self.patience.result(handle, self.wait, OnTimeout.KEEP)
-            except (ResultTimeout, ShuttingDownError):
+        on_timeout = OnTimeout.KEEP if self.preference.respond_async else OnTimeout.REVOKE
+        try:
+            with self.journal.delivery(handle.id):
+                result = await self.patience.result(handle, self.wait, on_timeout)
+        except (ResultTimeout, ShuttingDownError) as over:
+            if on_timeout is OnTimeout.KEEP:
                 return self._accepted(handle.id)
-        else:
-            try:
-                result = await self.patience.result(handle, self.wait, OnTimeout.REVOKE)
-            except ShuttingDownError:
+            if isinstance(over, ShuttingDownError):
                 await handle.cancel()
-                raise
+            raise
+        except ClientGoneError:
+            if self.preference.cancel_on_disconnect:
+                await self._cancel(handle)
+            raise
         body = AsyncTaskStatus[Any](id=UUID(handle.id), status=TaskState.SUCCESS, result=result)
         return self._json(200, body)
+
+    async def _cancel(self, handle: TaskHandle[Any]) -> None:
+        try:
+            await handle.cancel()
+        except AsyncCeleryError as error:
+            # There is nobody to tell.
+            logger.warning("task %s goes on although its client has left: %s", handle.id, error)
 
     def _accepted(self, task_id: str) -> Response:
         body = AsyncTask(id=UUID(task_id), status=TaskState.QUEUED)
@@ -130,4 +146,6 @@ class Reply:
         names = ["respond-async"] if self.preference.respond_async else []
         if self.preference.wait is not None:
             names.append(f"wait={self.wait:.0f}")
+        if self.preference.cancel_on_disconnect and self.wait > 0:
+            names.append("cancel-on-disconnect")
         return ", ".join(names)

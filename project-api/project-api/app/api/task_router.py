@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.deps import require_json
@@ -20,13 +21,16 @@ from app.celery.schemas import AsyncTask, AsyncTaskStatus
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {
-        "model": AsyncTask,
-        "description": "accepted; read it at Location",
-        "headers": {"Location": {"schema": {"type": "string"}, "description": "/v1/tasks/{id}"}},
+
+def located(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI text for a 202 that says where to read the task."""
+    return {
+        202: {
+            "model": model,
+            "description": "accepted; read it at Location",
+            "headers": {"Location": {"schema": {"type": "string"}, "description": "/v1/tasks/{id}"}},
+        }
     }
-}
 
 
 class TaskRouter(APIRouter):
@@ -37,7 +41,7 @@ class TaskRouter(APIRouter):
             prefix=prefix,
             tags=[*tags],
             dependencies=[Depends(require_json)],
-            responses=documented(400, 413, 415, 422, 503) | ACCEPTED,
+            responses=documented(400, 413, 415, 422, 503) | located(AsyncTask),
         )
 
     def task(self, path: str, result: Any) -> Callable[[Endpoint], Endpoint]:

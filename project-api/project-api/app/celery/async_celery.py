@@ -14,7 +14,10 @@ from celery import Celery
 
 from app.core.config import Settings
 from async_celery import AsyncCelery
+from async_celery.dead_letters import DeadLetters
 from async_celery.queues import work_queue
+from async_celery.signed_pickle import KeyRing, SignedPickle, register
+from project_contracts.invoices import PICKLED
 from project_contracts.queues import QUEUES
 
 
@@ -45,6 +48,9 @@ def create_celery(settings: Settings) -> Celery:
         result_expires=settings.result_expires_seconds,
         timezone="UTC",
     )
+    # The API signs what it pickles, and has nothing that would unpickle: results are JSON.
+    keys = KeyRing(signing=settings.signing_key, accepted=settings.accepted_keys)
+    register(SignedPickle(keys, classes=PICKLED), opens=False)
     return app
 
 
@@ -57,3 +63,8 @@ def create_async_celery(app: Celery, settings: Settings) -> AsyncCelery:
         backend_timeout=settings.backend_timeout_seconds,
         task_deadline=settings.task_deadline_seconds,
     )
+
+
+def create_dead_letters(app: Celery, settings: Settings) -> DeadLetters:
+    """Make what reads, deletes and replays dead letters; the caller closes it."""
+    return DeadLetters(app, task_deadline=settings.task_deadline_seconds)

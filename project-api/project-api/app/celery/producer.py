@@ -6,12 +6,14 @@ handle whose result has the contract's type. A handle means that RabbitMQ has co
 What belongs here: sending. Which tasks a workflow is made of is in `workflows.py`.
 """
 
+import time
 from typing import Any, TypeVar, overload
 
 from celery import Celery
 from celery.canvas import Signature, group
 from pydantic import TypeAdapter
 
+from app.celery.journal import Journal
 from app.core import context
 from async_celery import AsyncCelery, TaskHandle
 from project_contracts.contract import Payload, TaskContract
@@ -23,9 +25,10 @@ R = TypeVar("R")
 class Producer:
     """Sends what the endpoints ask for. One per process, made in the lifespan."""
 
-    def __init__(self, celery: Celery, client: AsyncCelery) -> None:
+    def __init__(self, celery: Celery, client: AsyncCelery, journal: Journal) -> None:
         self.celery = celery
         self._client = client
+        self._journal = journal
 
     async def submit(
         self, contract: TaskContract[P, R], payload: P, *, expires: float | None = None
@@ -41,15 +44,19 @@ class Producer:
             PublishError: the broker did not take the message in time.
             PayloadError: the payload cannot be encoded.
         """
-        return await self._client.send_task(
+        accepted = time.time()
+        handle = await self._client.send_task(
             contract.name,
-            kwargs=payload.model_dump(mode="json"),
+            # Signed pickle takes the payload's own values: that is what it is for.
+            kwargs=payload.model_dump(mode="json") if contract.serializer == "json" else dict(payload),
             queue=contract.queue,
             serializer=contract.serializer,
             expires=expires,
             headers=context.message_headers(),
             result_type=TypeAdapter(contract.result).validate_python,
         )
+        self._journal.sent(handle.id, accepted=accepted)
+        return handle
 
     @overload
     async def submit_workflow(
@@ -75,9 +82,12 @@ class Producer:
             PublishError: the broker did not take all its messages in time.
             BackendError: the workflow's record could not be written.
         """
-        return await self._client.submit(
+        accepted = time.time()
+        handle: TaskHandle[Any] = await self._client.submit(
             workflow, expires=expires, result_type=TypeAdapter(result).validate_python
         )
+        self._journal.sent(handle.id, accepted=accepted)
+        return handle
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return a handle on a task sent earlier, by this process or another; nothing is looked up yet."""

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from async_celery import TaskState, TaskStatus
+from async_celery import TaskErrorInfo, TaskState, TaskStatus
 
 R = TypeVar("R")
 
@@ -38,6 +38,12 @@ class TaskFailure(BaseModel):
 
     type: str = Field(examples=["ValueError"])
     message: str
+    code: str | None = Field(description="the error's own name for what is wrong, where it has one")
+
+    @classmethod
+    def from_info(cls, info: TaskErrorInfo) -> Self:
+        """Translate the library's value into the API's."""
+        return cls(type=info.type, message=info.message, code=info.code)
 
 
 class TaskDocument(BaseModel):
@@ -48,7 +54,7 @@ class TaskDocument(BaseModel):
     status: TaskState
     accepted_at: datetime | None
     finished_at: datetime | None
-    attempts: int | None = Field(description="runs started so far")
+    attempts: int | None = Field(description="runs begun so far, retries and redeliveries included")
     progress: Any = Field(description="what the running task last said about itself")
     worker: str | None
     result: Any
@@ -68,8 +74,6 @@ class TaskDocument(BaseModel):
             progress=status.progress,
             worker=status.worker,
             result=status.result,
-            error=None
-            if status.error is None
-            else TaskFailure(type=status.error.type, message=status.error.message),
+            error=None if status.error is None else TaskFailure.from_info(status.error),
             children=[cls.from_status(child) for child in status.children],
         )

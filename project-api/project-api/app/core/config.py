@@ -22,9 +22,10 @@ from project_contracts.connections import (
     explain_unreadable_env,
     find_env_file,
 )
+from project_contracts.signing import SigningKeys
 
 
-class Settings(Connections, BaseSettings):
+class Settings(Connections, SigningKeys, BaseSettings):
     """Everything about the API that differs between machines."""
 
     model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True)

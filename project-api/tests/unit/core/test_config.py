@@ -16,6 +16,7 @@ SECRETS = {
     "REDIS_PASSWORD": "redis-secret",
     "POSTGRES_PASSWORD": "postgres-secret",
     "TASK_ID_KEY": "0123456789abcdef",
+    "SIGNED_PICKLE_KEY": "fedcba9876543210",
 }
 
 
@@ -63,6 +64,8 @@ def test_the_environment_overrides_each_field(
         ("RESULT_WAIT_SECONDS", "0"),
         ("ENVIRONMENT", "staging"),
         ("TASK_ID_KEY", "short"),
+        ("SIGNED_PICKLE_KEY", "short"),
+        ("SIGNED_PICKLE_ACCEPTED_KEYS", "short"),
     ],
 )
 def test_wrong_values_are_refused(environment: pytest.MonkeyPatch, variable: str, value: str) -> None:

@@ -18,6 +18,7 @@ from project_contracts.integers import (
     IntegerMultiplicationPayload,
     IntegersSumPayload,
 )
+from project_contracts.invoices import INVOICE_TOTAL, InvoiceTotalPayload, InvoiceTotals
 
 router = TaskRouter(prefix="/project-worker", tags=["tasks"])
 
@@ -42,4 +43,11 @@ async def integers_sum(payload: IntegersSumPayload, producer: ProducerDep, reply
 async def worker_information(producer: ProducerDep, reply: ReplyDep) -> Response:
     """Ask the worker that gets the task about itself; takes no arguments."""
     handle = await producer.submit(WORKER_INFORMATION, NoPayload(), expires=reply.expires)
+    return await reply.deliver(handle)
+
+
+@router.task("/invoice-total", InvoiceTotals)
+async def invoice_total(payload: InvoiceTotalPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
+    """Add up an invoice, exactly; its dates, decimals and sets travel as such, in signed pickle."""
+    handle = await producer.submit(INVOICE_TOTAL, payload, expires=reply.expires)
     return await reply.deliver(handle)
