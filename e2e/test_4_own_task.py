@@ -21,7 +21,7 @@ def save_files(folder: Path) -> list[str]:
 
 
 def test_a_task_of_my_own(stack: Clone) -> None:
-    pids = {name: stack.program(name).pid for name in ("tasks:app", "api:app")}
+    pids = {name: stack.program(name).pid for name in (" tasks:app worker", "api:app")}
     assert len(save_files(stack.folder)) == 3
     diff = re.findall(r"^```diff\n(.*?)^```$", section(), re.DOTALL | re.MULTILINE)
     subprocess.run(["git", "apply", "-"], cwd=stack.folder, input="".join(diff), text=True, check=True)
@@ -34,7 +34,7 @@ def test_a_task_of_my_own(stack: Clone) -> None:
         ).stdout
 
     wait_until(lambda: '"result":6' in answer(), 40, f"the new task answers: {answer()}")
-    assert pids != {name: stack.program(name).pid for name in ("tasks:app", "api:app")}
+    assert pids != {name: stack.program(name).pid for name in (" tasks:app worker", "api:app")}
     assert httpx.get(stack.url + "/openapi.json").json()["paths"]["/v1/project-worker/word-count"]
 
 

@@ -179,7 +179,7 @@ def test_a_stopped_server(stack: Clone, server: str) -> None:
 @pytest.mark.parametrize("server", ["postgres", "redis", "rabbitmq"])
 def test_a_server_that_is_absent_at_the_start(stack: Clone, server: str) -> None:
     stack.must("stop", server)
-    for words in ("api:app", "tasks:app"):
+    for words in ("api:app", " tasks:app worker"):
         stack.program(words).kill()
 
     def alive() -> bool:

@@ -88,8 +88,8 @@ def api(instance: Instance) -> None:
     _get(f"http://127.0.0.1:{instance.port('API_PORT')}/health/ready")
 
 
-def worker(instance: Instance, queue: str) -> None:
-    """Ask the broker whether the worker's queue has a consumer."""
+def consumed(instance: Instance, queue: str) -> None:
+    """Ask the broker whether a queue has a consumer."""
     try:
         with _amqp(instance) as connection:
             declared = connection.channel().queue_declare(queue, passive=True)

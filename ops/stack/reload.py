@@ -32,7 +32,7 @@ def affected(changed: Iterable[Path], repository: Path) -> list[str]:
         if any(
             path.is_relative_to(repository / root)
             for path in changed
-            for root in (ROOTS[program.name], *LIBRARIES)
+            for root in (ROOTS[service.name], *LIBRARIES)
         )
     ]
 

@@ -100,8 +100,23 @@ RABBITMQ = Service(
 
 PROJECT_WORKER = Service(
     name="project-worker",
-    description="the Celery worker",
+    description="the Celery workers, and the reaper of what they leave",
     programs=(
+        # Ends what no worker will: dead letters, expired waits, workflows past their deadline.
+        Program(
+            name="project-worker-reaper",
+            command=projects.reaper_command,
+            environment=projects.environment,
+            directory=projects.worker_directory,
+        ),
+        # The tasks whose arguments JSON cannot hold.
+        Program(
+            name="project-worker-pickle",
+            command=projects.pickle_worker_command,
+            environment=projects.environment,
+            directory=projects.worker_directory,
+            death_signal="KILL",
+        ),
         Program(
             name="project-worker",
             command=projects.worker_command,

@@ -34,10 +34,12 @@ FIXED = {
 }
 """Settings with a default that is no secret."""
 
-SECRETS = ("RABBITMQ_PASSWORD", "REDIS_PASSWORD", "POSTGRES_PASSWORD", "TASK_ID_KEY")
+_SECRETS_OF_DATA = ("RABBITMQ_PASSWORD", "REDIS_PASSWORD", "POSTGRES_PASSWORD", "TASK_ID_KEY")
+
+SECRETS = (*_SECRETS_OF_DATA, "SIGNED_PICKLE_KEY")
 """Settings that are generated, once."""
 
-_BOUND_TO_DATA = (*SECRETS, "RABBITMQ_USER", "RABBITMQ_VHOST", "POSTGRES_USER", "POSTGRES_DB")
+_BOUND_TO_DATA = (*_SECRETS_OF_DATA, "RABBITMQ_USER", "RABBITMQ_VHOST", "POSTGRES_USER", "POSTGRES_DB")
 """Settings that a server's data was made with: they change only when the data goes."""
 
 _HEADER = """\
@@ -148,7 +150,7 @@ def settle(
 
 
 def _check_credentials(remembered: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    lost = [name for name in SECRETS if name not in remembered]
+    lost = [name for name in _SECRETS_OF_DATA if name not in remembered]
     if lost:
         raise MachineNotReadyError(
             f"there is data from an earlier run, but its credentials are gone ({', '.join(lost)})",

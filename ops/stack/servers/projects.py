@@ -16,6 +16,12 @@ from stack.instance import Instance
 QUEUE = "project-worker"
 """The worker's queue: a queue carries its service's name."""
 
+PICKLE_QUEUE = "project-worker-pickle"
+"""That of the tasks whose arguments come as signed pickle."""
+
+DEAD_LETTERS = "dead-letters.inbox"
+"""What the broker gives up; the reaper's."""
+
 ROOTS = {"project-api": Path("project-api/project-api"), "project-worker": Path("project-worker/project-worker")}
 """Each project's import root, in the repository."""
 
@@ -34,11 +40,26 @@ def api_command(instance: Instance) -> list[str]:
 
 def worker_command(instance: Instance) -> list[str]:
     """Return the worker's command line."""
+    concurrency = f"--concurrency={instance['WORKER_CONCURRENCY']}"
+    return _celery(instance, "tasks:app", "-Q", QUEUE, "-n", "worker@%h", concurrency)
+
+
+def pickle_worker_command(instance: Instance) -> list[str]:
+    """Return the command line of the worker of signed pickle: the only process that unpickles anything."""
+    return _celery(instance, "pickle_tasks:app", "-Q", PICKLE_QUEUE, "-n", "pickle@%h", "--concurrency=1")
+
+
+def reaper_command(instance: Instance) -> list[str]:
+    """Return the command line of what ends the tasks and workflows that no worker will."""
+    program = instance.venv("project-worker") / "bin" / "python"
+    return [str(program), "-m", "async_celery.worker.reaper", "-A", "tasks:app"]
+
+
+def _celery(instance: Instance, app: str, *options: str) -> list[str]:
     program = instance.venv("project-worker") / "bin" / "celery"
-    words = ["-A", "tasks:app", "worker", "--pool", "prefork", "-Q", QUEUE, "-n", "worker@%h"]
-    words += [f"--concurrency={instance['WORKER_CONCURRENCY']}"]
-    # One worker: gossip and mingle only cost start-up time and messages.
-    return [str(program), *words, "--without-gossip", "--without-mingle"]
+    # One worker of a kind: gossip and mingle only cost start-up time and messages.
+    tail = ["--without-gossip", "--without-mingle"]
+    return [str(program), "-A", app, "worker", "--pool", "prefork", *options, *tail]
 
 
 def reload_command(_: Instance) -> list[str]:
@@ -71,5 +92,6 @@ def worker_directory(instance: Instance) -> Path:
 
 
 def check_worker(instance: Instance) -> None:
-    """Ask the broker whether the worker consumes its queue; raises `UnhealthyError`."""
-    health.worker(instance, QUEUE)
+    """Ask the broker whether each of the worker's queues has a consumer; raises `UnhealthyError`."""
+    for queue in (QUEUE, PICKLE_QUEUE, DEAD_LETTERS):
+        health.consumed(instance, queue)

@@ -12,6 +12,7 @@ import threading
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -31,12 +32,30 @@ _SHOWN = 200
 """Lines of a failed step's output that are shown; all of it stays in its log file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a session takes.
+
+    Attributes:
+        variables: tell the tests, unless they are set already.
+        longest: in s, for one step; a hanging test must not hang the session.
+    """
+
+    variables: Mapping[str, str]
+    longest: float
+
+
+SHORT = Length(variables={}, longest=1200)
+FULL = Length(variables={"FAULT_SCALE": "1"}, longest=1800)
+SOAK = Length(variables={"FAULT_SCALE": "1", "SOAK": "1"}, longest=4 * 3600)
+
+
 def run_all(
     home: Instance,
     names: Sequence[str],
     arguments: Sequence[str],
     *,
-    everything: bool,
+    length: Length,
     environ: Mapping[str, str],
     console: Console,
 ) -> bool:
@@ -46,7 +65,7 @@ def run_all(
         home: The instance in whose state folder environments and logs are kept.
         names: Checks and suites.
         arguments: For pytest.
-        everything: Whether the tests' longer variants run, too (FAULT_SCALE=1, unless it is set).
+        length: How long the tests' variants are that run.
         environ: The environment of the command.
         console: Where the report goes.
 
@@ -61,8 +80,8 @@ def run_all(
     folders.make(home)
     ours = {*_NOT_FOR_TESTS, *settings.SECRETS, *settings.defaults(services.PORTS)}
     clean = {key: value for key, value in environ.items() if key not in ours}  # no test may meet a live stack
-    if everything:
-        clean.setdefault("FAULT_SCALE", "1")
+    for name, value in length.variables.items():
+        clean.setdefault(name, value)
     outcomes = []
     if missing := packages.missing(package for suite in suites for package in suite.packages):
         console.print(f"installing {', '.join(package.name for package in missing)} ...", highlight=False)
@@ -75,7 +94,8 @@ def run_all(
         is_live = len(suites) == 1 or bool(arguments)
         for suite in suites:
             addresses = started.environment(suite) if started and suite.needs_servers else {}
-            outcomes.append(_run(_suite_step(home, suite, arguments, {**clean, **addresses}, is_live), console))
+            step = _suite_step(home, suite, arguments, {**clean, **addresses}, is_live, length.longest)
+            outcomes.append(_run(step, console))
     return _summarise(outcomes, console)
 
 
@@ -122,7 +142,12 @@ def _check_steps(home: Instance, checks: Sequence[str], environ: Mapping[str, st
 
 
 def _suite_step(
-    home: Instance, suite: plan.Suite, arguments: Sequence[str], environ: Mapping[str, str], is_live: bool
+    home: Instance,
+    suite: plan.Suite,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    is_live: bool,
+    longest: float,
 ) -> Step:
     report = _log(home, suite.name).with_suffix(".xml")
     report.unlink(missing_ok=True)
@@ -136,6 +161,7 @@ def _suite_step(
         log=_log(home, suite.name),
         report=report,
         is_live=is_live,
+        longest=longest,
     )
 
 

@@ -17,8 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_LONGEST = 1200  # s for one step; a hanging test must not hang the session
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -37,7 +35,7 @@ class Step:
     """A program to run: from which folder, in which environment variables, with its output to which file.
 
     `report` is the JUnit file that pytest is asked to write; None for a check. With `is_live`, the output goes to
-    the terminal instead of the file.
+    the terminal instead of the file. It is ended after `longest` seconds.
     """
 
     name: str
@@ -47,6 +45,7 @@ class Step:
     log: Path
     report: Path | None = None
     is_live: bool = False
+    longest: float = 1200  # s
 
 
 def run(step: Step) -> Outcome:
@@ -62,7 +61,7 @@ def run(step: Step) -> Outcome:
         passed, failed, skipped = int(code == 0), int(code != 0), 0
     note = ""
     if code is None:
-        note = f"ended after {_LONGEST} s"
+        note = f"ended after {step.longest:g} s"
     elif not passed + failed:
         note = "ran no test"
     elif code and not failed:
@@ -85,7 +84,7 @@ def _execute(step: Step) -> int | None:
             start_new_session=True,  # so that whatever it leaves behind can be ended with it
         )
         try:
-            return process.wait(_LONGEST)
+            return process.wait(step.longest)
         except subprocess.TimeoutExpired:
             return None
         except KeyboardInterrupt:

@@ -90,18 +90,22 @@ def test_health_finds_another_servers_password_wrong(live: Stack, name: str) -> 
         by_name([name])[0].health(stranger)
 
 
-def test_the_workers_health_is_that_its_queue_is_consumed(live: Stack) -> None:
-    with pytest.raises(UnhealthyError, match="no queue"):
-        by_name(["project-worker"])[0].health(live.instance)
+def test_the_workers_health_is_that_its_queues_are_consumed(live: Stack) -> None:
+    worker = by_name(["project-worker"])[0]
+    queues = ("project-worker", "project-worker-pickle", "dead-letters.inbox")
     with health._amqp(live.instance) as connection:
         channel = connection.channel()
-        channel.queue_declare("project-worker", durable=False, auto_delete=False)
-        with pytest.raises(UnhealthyError, match="nobody consumes"):
-            by_name(["project-worker"])[0].health(live.instance)
-        tag = channel.basic_consume("project-worker", no_ack=True)
-        by_name(["project-worker"])[0].health(live.instance)
-        channel.basic_cancel(tag)
-        channel.queue_delete("project-worker")
+        for queue in queues:
+            with pytest.raises(UnhealthyError, match=f"no queue {queue} yet"):
+                worker.health(live.instance)
+            channel.queue_declare(queue, durable=False, auto_delete=False)
+            with pytest.raises(UnhealthyError, match=f"nobody consumes the queue {queue}"):
+                worker.health(live.instance)
+            channel.basic_consume(queue, no_ack=True)
+        worker.health(live.instance)
+    with health._amqp(live.instance) as connection:
+        for queue in queues:
+            connection.channel().queue_delete(queue)
 
 
 def test_a_stranger_on_our_port_is_named_with_the_variable_that_moves_ours(live: Stack, new_stack: Stack) -> None:

@@ -98,8 +98,8 @@ class TestFind:
         self.write(instance.log("project-api"), OTHER, SENT, ASKED, LONGER)
         said = self.find(instance, request=REQUEST)
         assert [line.split(" | ", 1) for line in said] == [
-            ["project-api   ", SENT],
-            *(["project-worker", line] for line in (FAILED, *TRACE)),
+            [f"{'project-api':<21}", SENT],
+            *([f"{'project-worker':<21}", line] for line in (FAILED, *TRACE)),
         ]
 
     def test_a_task_is_found_in_the_workers_lines_and_in_paths(self, instance: Instance) -> None:
@@ -126,7 +126,7 @@ class TestFind:
 
     def test_lines_without_times_stand_for_themselves(self, instance: Instance) -> None:
         self.write(instance.log("redis"), "1:M 22 Nov 2026 ready", f"1:M about {TASK}", "1:M done")
-        assert self.find(instance, task=TASK) == [f"redis          | 1:M about {TASK}"]
+        assert self.find(instance, task=TASK) == [f"{'redis':<21} | 1:M about {TASK}"]
 
     def test_nothing_found_is_said_with_where_ids_come_from(self, instance: Instance) -> None:
         self.write(instance.log("project-api"), OTHER)

@@ -73,6 +73,10 @@ def test_the_projects_run_by_the_documented_commands(tmp_path: Path) -> None:
     assert (
         "bin/celery -A tasks:app worker --pool prefork -Q project-worker -n worker@%h --concurrency=2" in worker
     )
+    pickle = " ".join(programs["project-worker-pickle"].command(instance))
+    assert "bin/celery -A pickle_tasks:app worker --pool prefork -Q project-worker-pickle -n pickle@%h" in pickle
+    reaper = " ".join(programs["project-worker-reaper"].command(instance))
+    assert reaper.endswith("bin/python -m async_celery.worker.reaper -A tasks:app")
     assert programs["project-api"].directory(instance) == tmp_path / "project-api/project-api"
     assert programs["project-worker"].directory(instance) == tmp_path / "project-worker/project-worker"
 

@@ -57,7 +57,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 def test_the_first_settings_have_defaults_and_different_long_secrets() -> None:
     values = settle({}, {})
     secrets = [values[name] for name in settings.SECRETS]
-    assert len(set(secrets)) == 4
+    assert len(set(secrets)) == 5
     assert all(len(secret) >= 32 for secret in secrets)
     assert values["API_PORT"] == "5000"
     assert values["API_HOST"] == "127.0.0.1"
@@ -90,6 +90,15 @@ def test_lost_credentials_of_existing_data_are_said() -> None:
     with pytest.raises(MachineNotReadyError, match="credentials are gone") as caught:
         settle({}, {}, has_data=True)
     assert "down --volumes" in caught.value.hint
+
+
+def test_a_secret_that_no_data_needs_is_made_when_it_is_missing() -> None:
+    """As in a stack that was made before this secret existed."""
+    remembered = settle({}, {})
+    del remembered["SIGNED_PICKLE_KEY"]
+    values = settle(remembered, {}, has_data=True, is_up=True)
+    assert len(values["SIGNED_PICKLE_KEY"]) >= 32
+    assert values.items() >= remembered.items()
 
 
 def test_other_credentials_than_the_datas_are_refused_without_printing_them() -> None:
