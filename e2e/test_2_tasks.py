@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,22 @@ def test_tasks(http: httpx.Client) -> None:
     information = http.post("/v1/project-worker/worker-information").json()["result"]
     assert information["celery"] == "5.7.0"
     assert information["pid"] > 1
+
+
+def test_a_task_whose_arguments_json_cannot_hold(http: httpx.Client) -> None:
+    """Security 1, as it is meant: signed pickle, to a worker of its own."""
+    lines = [
+        {"label": "Paper", "quantity": "3", "unit_price": "0.10", "tags": ["office"]},
+        {"label": "Pen", "quantity": "1", "unit_price": "19.99"},
+    ]
+    invoice = {"issued": "2026-11-22T23:30:00+01:00", "due": "2026-12-22", "lines": lines}
+    response = http.post("/v1/project-worker/invoice-total", json={"invoice": invoice})
+    assert response.status_code == 200, response.text
+    assert response.json()["result"] == {
+        "total": "20.29",
+        "total_by_tag": {"office": "0.30"},
+        "days_to_pay": 30,
+    }
 
 
 def test_workflows(http: httpx.Client) -> None:
@@ -88,3 +105,58 @@ def test_one_id_finds_a_request_and_all_its_tasks_in_the_logs(http: httpx.Client
     assert sum("integer_multiplication" in line for line in lines()) == 3
     assert sum("integers_sum" in line for line in lines()) == 1
     assert sum("POST /v1/workflows/chord 200" in line for line in lines()) == 1
+
+
+def test_what_has_ended_is_listed_and_has_a_timeline(http: httpx.Client) -> None:
+    task_id = http.post("/v1/workflows/chord", json={"integer": 2, "n": 3}).json()["id"]
+    tasks = http.get("/v1/tasks", params={"limit": 4, "status": "SUCCESS"}).json()["tasks"]
+    assert [task["name"] for task in tasks] == ["project-worker.integers_sum"] + (
+        ["project-worker.integer_multiplication"] * 3
+    )
+    assert {tasks[0]["id"], *(task["root_id"] for task in tasks[1:])} == {task_id}
+
+    def steps() -> set[str]:
+        return {step["step"] for step in http.get(f"/v1/tasks/{task_id}/timeline").json()["steps"]}
+
+    every = {"accepted", "confirmed", "received", "started", "finished", "stored", "delivered"}
+    wait_until(lambda: steps() >= every, 5, f"the timeline has every step: {steps()}")
+
+
+def test_a_dead_letter_is_shown_replayed_and_deleted(http: httpx.Client, stack: Clone) -> None:
+    task_id = str(uuid.uuid4())
+    settings = stack.settings()
+    # As a producer that misspells a task's name.
+    published = httpx.post(
+        f"http://127.0.0.1:{stack.ports['RABBITMQ_MANAGEMENT_PORT']}"
+        f"/api/exchanges/{settings['RABBITMQ_VHOST']}/project-worker/publish",
+        auth=(settings["RABBITMQ_USER"], settings["RABBITMQ_PASSWORD"]),
+        json={
+            "routing_key": "project-worker",
+            "payload": "[[], {}, {}]",
+            "payload_encoding": "string",
+            "properties": {
+                "content_type": "application/json",
+                "content_encoding": "utf-8",
+                "correlation_id": task_id,
+                "headers": {"id": task_id, "task": "project-worker.mutliplication", "lang": "py"},
+            },
+        },
+    )
+    assert published.json() == {"routed": True}
+
+    def listed() -> bool:
+        return f"{task_id}  " in stack.must("dead-letters")
+
+    wait_until(listed, 15, "the dead letter is listed")
+    error = http.get(f"/v1/tasks/{task_id}").json()["error"]
+    assert error["type"] == "NotRegistered"
+    shown = stack.must("dead-letters", "show", task_id)
+    assert "project-worker.mutliplication" in shown
+    assert f"{error['type']}: {error['message']}" in shown
+    assert f"/v1/tasks/{task_id}" in stack.must("dead-letters", "replay", task_id)
+    wait_until(listed, 15, "it has died again")
+    assert f"deleted {task_id}" in stack.must("dead-letters", "delete", task_id)
+    unknown = stack.stack("dead-letters", "show", task_id)
+    assert unknown.returncode == 1
+    assert f"there is no dead letter {task_id}" in unknown.stdout
+    assert "There are no dead letters." in stack.must("dead-letters", "list")

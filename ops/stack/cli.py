@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from stack import folders, lifecycle, locks, logs, selftest, services, status
+from stack import dead_letters, folders, lifecycle, locks, logs, selftest, services, status
 from stack.bench import session as benchmark
 from stack.doctor import checks
 from stack.errors import StackError, UsageError
@@ -162,6 +162,50 @@ def show_logs(
         logs.find(_instance(), chosen, Wanted(request=request, task=task), follow=follow, console=console)
         return
     logs.show(_instance(), chosen, lines=lines, follow=follow, console=console)
+
+
+letters = typer.Typer(help="Show, replay or delete what could not be worked (default: show all).")
+app.add_typer(letters, name="dead-letters")
+LetterId = Annotated[str, typer.Argument(metavar="ID", help="as in ./stack dead-letters")]
+
+
+@letters.callback(invoke_without_command=True)
+def dead_letters_by_default(context: typer.Context) -> None:
+    """Show, replay or delete what could not be worked; without a command, show all."""
+    if context.invoked_subcommand is None:
+        list_dead_letters()
+
+
+@letters.command("list")
+def list_dead_letters() -> None:
+    """Show a line for each."""
+    dead_letters.show_all(_instance(), console)
+
+
+@letters.command("show")
+def show_dead_letter(letter_id: LetterId) -> None:
+    """Show all that is known of one."""
+    dead_letters.show(_instance(), letter_id, console)
+
+
+@letters.command("replay")
+def replay_dead_letter(letter_id: LetterId) -> None:
+    """Send its task again, under the same id."""
+    dead_letters.replay(_instance(), letter_id, console)
+
+
+@letters.command("delete")
+def delete_dead_letter(
+    letter_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="as in ./stack dead-letters")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="instead of an ID")] = False,
+) -> None:
+    """Delete one, or all with --all. Their tasks stay FAILURE."""
+    if everything == (letter_id is not None):
+        raise UsageError("which dead letters?", hint="./stack dead-letters delete ID, or --all")
+    if letter_id is None:
+        dead_letters.delete_all(_instance(), console)
+    else:
+        dead_letters.delete(_instance(), letter_id, console)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 How it works: one client per process around a Celery app that is configured as project-api configures its own.
 Which state of the library runs is decided by the path alone (`STACK_BENCH_LIBRARY`).
 
-What belongs here: our library's rows.
+What belongs here: our library's rows. The app of its worker is in `worker.py`.
 """
 
 import asyncio
@@ -13,7 +13,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from bench_canvas import WARM_UP, canvases
-from bench_protocol import Command, LoopLag, backlog, command, enqueue, main, round_trips, wait_for_all
+from bench_protocol import (
+    Command,
+    LoopLag,
+    backlog,
+    become,
+    command,
+    enqueue,
+    main,
+    round_trips,
+    wait_for_all,
+)
 from celery import Celery
 
 from async_celery import AsyncCelery
@@ -120,6 +130,13 @@ def _backlog(asked: Command) -> dict[str, Any]:
     return asyncio.run(run())
 
 
+def _worker(asked: Command) -> None:
+    words = ["-A", "worker:app", "worker", "-Q", asked.queue, "-P", asked.pool, "-c", str(asked.concurrency)]
+    words += ["--prefetch-multiplier", str(asked.prefetch)]
+    words += ["-n", f"{asked.queue}@%h", "-l", "WARNING", "--without-gossip", "--without-mingle"]
+    become("celery", *words, *(["-E"] if asked.events else []))
+
+
 if __name__ == "__main__":
     main(
         {
@@ -129,5 +146,6 @@ if __name__ == "__main__":
             "http": _http,
             "workflows": _workflows,
             "backlog": _backlog,
+            "worker": _worker,
         }
     )

@@ -25,7 +25,7 @@ from stack.bench.contenders import (
     REFERENCE,
 )
 from stack.bench.results import RowResult
-from stack.bench.rows import backlog, enqueue, http, round_trip, waiters, workflows
+from stack.bench.rows import backlog, enqueue, http, round_trip, waiters, workers, workflows
 
 ALMOST = 0.8
 """Share of a goal below which it is missed by much: the work is not finished."""
@@ -254,6 +254,18 @@ def _backlog() -> Iterator[Goal]:
         )
 
 
+def _workers() -> Iterator[Goal]:
+    for queue_type in workers.TYPES:
+        yield Goal(
+            row=workers.ROW.name,
+            figure=f"worker, prefork -c 2, no-op with stored result, {queue_type} queue",
+            case=queue_type,
+            metric="tasks/s",
+            against=(workers.CELERYS,),
+            bound=1.5,
+        )
+
+
 GOALS: tuple[Goal, ...] = (
     *_enqueue(50, 18, 2.8, 0.85),
     *_enqueue(500, 28, 2.5, 0.85),
@@ -264,4 +276,5 @@ GOALS: tuple[Goal, ...] = (
     *_http(),
     *_workflows(),
     *_backlog(),
+    *_workers(),
 )

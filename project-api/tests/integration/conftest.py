@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from processes import Api, Worker, running_api, wait_until
+from processes import Api, Worker, running_api, unused_port, wait_until
 
 if "RABBITMQ_PORT" not in os.environ:
     pytest.exit("integration tests need real servers: run `./stack test`", returncode=4)
@@ -14,6 +14,13 @@ if "RABBITMQ_PORT" not in os.environ:
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with running_api(tmp_path_factory.mktemp("api") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API that cannot reach the broker, and all else."""
+    with running_api(tmp_path_factory.mktemp("cut-off") / "log", RABBITMQ_PORT=unused_port()) as running:
         yield running
 
 

@@ -17,6 +17,10 @@ COMMAND = (
     "-A worker_app:app worker -c 2 -l INFO -Q project-worker,sums "
     "--without-gossip --without-mingle -n api-tests@%h"
 )
+PICKLE_COMMAND = (
+    "-A pickle_worker_app:app worker -c 1 -l INFO -Q project-worker-pickle "
+    "--without-gossip --without-mingle -n api-tests-pickle@%h"
+)
 IMPORT_ROOT = HERE.parents[1] / "project-api"
 
 
@@ -69,13 +73,13 @@ def running_api(log: Path, **settings: str) -> Iterator[Api]:
 
 
 class Worker:
-    """One Celery worker with two processes; can be told to stand still."""
+    """One Celery worker; can be told to stand still."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, command: str = COMMAND) -> None:
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *COMMAND.split()],
+                [sys.executable, "-m", "celery", *command.split()],
                 cwd=HERE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

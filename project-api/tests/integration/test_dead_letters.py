@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from processes import running_api, running_reaper, unused_port, wait_until
+from processes import Api, Worker, running_reaper, wait_until
 from worker_app import DIE, app, cure_of
 
+from project_contracts.integers import INTEGER_MULTIPLICATION
 from project_contracts.queues import PROJECT_WORKER
 
 MULTIPLY = "/v1/project-worker/integer-multiplication"
@@ -108,6 +108,23 @@ def test_what_is_replayed_in_vain_is_a_dead_letter_again(client: httpx.Client) -
     wait_until(again, 10, "it is parked again")
 
 
+def test_a_wait_that_is_over_leaves_no_dead_letter(client: httpx.Client, worker: Worker) -> None:
+    # Its sender vanishes: nobody revokes the task, it expires in its queue.
+    with worker.standing_still(), app.connection_for_write() as connection:
+        for _ in range(4):  # what the worker has fetched already does not expire in the queue
+            sent = app.send_task(
+                INTEGER_MULTIPLICATION.name, (6, 7), queue=PROJECT_WORKER, expires=1, connection=connection,
+                expiration=1, ignore_result=True,
+            )  # fmt: skip
+        wait_until(lambda: client.get(f"/v1/tasks/{sent.id}").status_code == 200, 10, "the reaper has met it")
+        document = client.get(f"/v1/tasks/{sent.id}").json()
+    assert (document["status"], document["error"]["message"]) == ("REVOKED", "expired")
+    problem = client.get(f"/v1/tasks/{sent.id}/result")
+    assert problem.status_code == 409
+    assert problem.json()["detail"].endswith("expired in its queue")
+    assert letters(client) == []
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
 @pytest.mark.parametrize(
     ("letter_id", "status"),
@@ -144,10 +161,10 @@ def test_methods_that_there_are(client: httpx.Client) -> None:
         assert (response.status_code, response.headers["allow"]) == (405, allowed)
 
 
-def test_without_the_broker_there_is_a_503(tmp_path: Path) -> None:
-    with running_api(tmp_path / "log", RABBITMQ_PORT=unused_port()) as api:
-        for method, path in (("GET", LETTERS), ("DELETE", f"{LETTERS}/x"), ("POST", f"{LETTERS}/x/replay")):
-            response = httpx.request(method, api.url + path, timeout=3)
-            assert response.status_code == 503, response.text
-            assert "retry-after" in response.headers
-            assert "127.0.0.1" not in response.text
+def test_without_the_broker_there_is_a_503(cut_off: Api) -> None:
+    for method, path in (("GET", LETTERS), ("DELETE", f"{LETTERS}/x"), ("POST", f"{LETTERS}/x/replay")):
+        response = httpx.request(method, cut_off.url + path, timeout=5)
+        assert response.status_code == 503, response.text
+        assert response.elapsed.total_seconds() < 2
+        assert "retry-after" in response.headers
+        assert "127.0.0.1" not in response.text

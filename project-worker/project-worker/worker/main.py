@@ -2,7 +2,7 @@
 
 How it works: there are two apps, each for a worker process of its own, and each is made once, by its entry point;
 nothing is built before. `create_app` (`tasks.py`) has the tasks of the queue `project-worker` and takes JSON.
-`create_pickle_app` (`pickle_tasks.py`) has those of `project-worker-pickle` and takes signed pickle, nothing else.
+`create_pickle_app` (`pickle_tasks.py`) has those of `project-worker-pickle` and takes signed pickle alone.
 Each setting stands beside its reason. Names are Celery's own: one that Celery does not know is ignored without a
 word, so a test checks them.
 
@@ -90,8 +90,8 @@ def _configuration(settings: Settings) -> dict[str, object]:
         # -- Where
         "broker_url": settings.broker,
         "result_backend": settings.backend,
-        # One queue per service, by its name. The API declares them from the same values: RabbitMQ refuses a second
-        # declaration that differs.
+        # One queue per service, by its name, and one for its signed pickle. The API declares them from the same
+        # values: RabbitMQ refuses a second declaration that differs.
         "task_default_queue": PROJECT_WORKER,
         "task_default_exchange_type": "topic",
         "task_queues": [
@@ -104,9 +104,9 @@ def _configuration(settings: Settings) -> dict[str, object]:
         # The message is acknowledged after the task, so a dead worker's tasks go to another one.
         "task_acks_late": True,
         # A child that dies (kill -9, out of memory) does not take its task with it: the message goes back to the
-        # queue. async_celery counts the runs that it begins, so a task which always kills its child ends as FAILURE
-        # and dead letter after `task_max_retries`. Celery's own count (`task_retry_on_worker_lost`) sees only
-        # children die, not their worker.
+        # queue. async_celery counts the runs that it begins, so a task which always kills its child ends as
+        # FAILURE and dead letter after `task_max_retries`. Celery's own count (`task_retry_on_worker_lost`) sees
+        # only children die, not their worker.
         "task_reject_on_worker_lost": True,
         "task_retry_on_worker_lost": False,
         # Success is never guessed from the result backend: this option hangs chords on a redelivery.

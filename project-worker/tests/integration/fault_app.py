@@ -22,7 +22,7 @@ def _witness(log: str) -> int:
     """Tell the oracle that a run begins; return which it is by Celery's own count of retries."""
     request = celery.current_task.request
     run = int(request.retries) + 1
-    Oracle(log).note(request.id, run)
+    Oracle(log).note(str(request.id), run)
     return run
 
 

@@ -1,4 +1,4 @@
-"""Contracts of the tasks that run while servers and processes fail (`fault_app.py`): each tells the oracle of its runs.
+"""Contracts of the tasks that run while servers and processes fail (`fault_app.py`).
 
 What belongs here: what the fault tests and the tasks of `fault_app` agree on.
 """

@@ -5,7 +5,7 @@ loopback. Workers run the project's own app with the tasks of `fault_app`, each 
 that nothing outlives the test, whatever was done to it. Results survive a killed Redis (append-only file), as
 in production.
 
-What belongs here: starting, stopping, and looking at it. What is broken, and what is promised, stands in the tests.
+What belongs here: starting, stopping, and looking at it. What is broken, and what must hold, stands in the tests.
 """
 
 import asyncio
@@ -129,7 +129,7 @@ class OwnSystem:
         self.workers: dict[str, Worker] = {}
 
     def start_worker(self, name: str, **settings: object) -> Worker:
-        """Start a worker, or start it again; `settings` are environment variables of it. REAPER is the reaper's name."""
+        """Start a worker (or the REAPER), or start it again; `settings` are environment variables of it."""
         environ = {
             "BROKER_URL": self.rabbit.url(),
             "RESULT_BACKEND": self.redis.url(),
@@ -189,7 +189,9 @@ class OwnSystem:
 
     def queues(self) -> list[str]:
         """Return the names of all queues that exist."""
-        listed = self.evaluate('[io:format("~s ", [element(4, amqqueue:get_name(Q))]) || Q <- rabbit_amqqueue:list()], ok.')
+        listed = self.evaluate(
+            '[io:format("~s ", [element(4, amqqueue:get_name(Q))]) || Q <- rabbit_amqqueue:list()], ok.'
+        )
         return listed.split()[:-1]
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Recovery is measured by tasks that go all the way. The oracle counts runs: nothi
 explains at most one extra run of each task that was under way.
 
 What belongs here: faults of RabbitMQ. Those of processes and of Redis are tested with the library; all of them
-together, in `test_chaos.py`.
+together, in `test_combined_faults.py`.
 """
 
 import asyncio
@@ -23,6 +23,11 @@ from saboteur import Saboteur
 
 from async_celery import AsyncCelery, PublishError, TaskHandle, TransportError
 from project_contracts.queues import PROJECT_WORKER
+
+_RECONNECT = (
+    '[rabbit_networking:close_connection(Pid, "for a test") || Pid <- rabbit_networking:connections()], ok.'
+)
+"""Ends all connections: what RabbitMQ keeps for each of them (time-outs, permissions) is read anew."""
 
 pytestmark = pytest.mark.usefixtures("steady")
 
@@ -94,7 +99,9 @@ async def test_b2_b3_restarts_during_long_tasks(own_system: OwnSystem, oracle: O
 
 
 @on_a_loop
-async def test_b4_a_task_longer_than_the_consumer_timeout(own_system: OwnSystem, oracle: Oracle, steady: Worker) -> None:
+async def test_b4_a_task_longer_than_the_consumer_timeout(
+    own_system: OwnSystem, oracle: Oracle, steady: Worker
+) -> None:
     def reconnected() -> bool:
         return steady.text.count("Connected to amqp") > connections
 
@@ -107,7 +114,6 @@ async def test_b4_a_task_longer_than_the_consumer_timeout(own_system: OwnSystem,
         await eventually(reconnected, 10, "the new time-out counts for the worker")
         await served(client, oracle, 15, accepted)
         long = await send(client, WORK, oracle, seconds=timeout + 3, value=7)
-        runs = len(oracle.executions())
         await eventually(lambda: "delivery acknowledgement" in steady.text, timeout + 5, "RabbitMQ takes it back")
         again = await served(client, oracle, 10, accepted)
         await eventually(lambda: len(oracle.executions(long.id)) > 1, 10, "it is taken again")
@@ -115,7 +121,8 @@ async def test_b4_a_task_longer_than_the_consumer_timeout(own_system: OwnSystem,
         await asyncio.to_thread(own_system.evaluate, _consumer_timeout(1800))
         await eventually(reconnected, 10, "the old time-out counts for the worker")
         assert await long.result(timeout=timeout + 20) == 7
-    print(f"B4 consumer_timeout: served again after {again:.1f} s, {len(oracle.executions(long.id))} runs of the long one")
+    runs = len(oracle.executions(long.id))
+    print(f"B4 consumer_timeout: served again after {again:.1f} s, {runs} runs of the long task")
     # The time-out, and two lost connections of which one was made by this test while nothing ran.
     assert oracle.verdict([*accepted, long.id], allowed_extra=2).good
 
@@ -124,8 +131,7 @@ def _consumer_timeout(seconds: int) -> str:
     """Return what sets it, for all connections from now on, so it ends those that there are."""
     return (
         f"application:set_env(rabbit, consumer_timeout, {seconds * 1000}), "
-        "application:set_env(rabbit, channel_tick_interval, 500), "
-        '[rabbit_networking:close_connection(Pid, "for a test") || Pid <- rabbit_networking:connections()], ok.'
+        f"application:set_env(rabbit, channel_tick_interval, 500), {_RECONNECT}"
     )
 
 
@@ -165,8 +171,7 @@ async def test_b7_permissions_are_withdrawn(own_system: OwnSystem, oracle: Oracl
         # The permissions of open channels are cached: without connections, they count at once.
         await asyncio.to_thread(
             own_system.evaluate,
-            'rabbit_auth_backend_internal:clear_permissions(<<"test">>, <<"/">>, <<"test">>), '
-            '[rabbit_networking:close_connection(Pid, "for a test") || Pid <- rabbit_networking:connections()], ok.',
+            f'rabbit_auth_backend_internal:clear_permissions(<<"test">>, <<"/">>, <<"test">>), {_RECONNECT}',
         )
         started = time.monotonic()
         with pytest.raises((PublishError, TransportError)):

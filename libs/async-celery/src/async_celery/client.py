@@ -293,6 +293,7 @@ class AsyncCelery:
         accepted_at = datetime.now(UTC)
         lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
         workflow_id = self._ids.new(accepted_at.timestamp())
+        expectation = self._link.backend.expect()
         with self._submission():
             recording = await self._recorder.canvas(
                 canvas,
@@ -311,6 +312,7 @@ class AsyncCelery:
             accepted_at.timestamp(),
             is_known=True,
             record=recording.record,
+            expectation=expectation,
         )
 
     @overload

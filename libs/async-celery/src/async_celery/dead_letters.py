@@ -1,15 +1,16 @@
 """Dead letters: what no worker could do, why, and what is to become of it.
 
 How it works: the workers' reaper parks such messages in a queue, with the reason in their headers
-(`worker/dead_letters.py`). To look at them is to fetch all of them and to give them back, so only one may look at a
-time: whoever holds the exclusive queue `dead-letters.reader`, which the broker takes away from one who dies. Every
-call has a connection of its own, in a thread, and gives everything back by closing it: what was not explicitly
-removed stays, in its old place.
+(`worker/dead_letters.py`). To look at them is to fetch all of them and to give them back, so only one may look
+at a time: whoever holds the exclusive queue `dead-letters.reader`, which the broker takes away from one who
+dies. Every call has a connection of its own, in a thread, and gives everything back by closing it: what was not
+explicitly removed stays, in its old place.
 
-To replay is to make the task run again: its stored end, its counted attempts and its tombstone are deleted, a new
-deadline is set, the message is published to its queue under the same id, and once that is confirmed the dead letter
-is removed. Dying in between, at the worst, leaves a dead letter whose task runs; replayed again, it runs twice.
-What the failure of a task has ended besides (the chord that it is part of) stays ended; the rest of its chain runs.
+To replay is to make the task run again: its stored end, its counted attempts and its tombstone are deleted, a
+new deadline is set, the message is published to its queue under the same id, and once that is confirmed the dead
+letter is removed. Dying in between, at the worst, leaves a dead letter whose task runs; replayed again, it runs
+twice. What the failure of a task has ended besides (the chord that it is part of) stays ended; the rest of its
+chain runs.
 
 What belongs here: reading, removing and replaying. Nothing here decides what a dead letter is.
 """
@@ -31,7 +32,7 @@ from redis.exceptions import RedisError
 
 from async_celery import tombstones
 from async_celery.errors import BackendError, DeadLetterNotFound, PayloadError, PublishError, TransportError
-from async_celery.types import TaskErrorInfo
+from async_celery.types import PUBLISHED_AT, TaskErrorInfo
 from async_celery.worker import dead_letters as names
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Reads the parked dead letters of a broker. Make one per process, in its lifespan; `aclose` it in the end."""
+    """Reads the parked dead letters of a broker. Make one per process; `aclose` it in the end."""
 
     def __init__(self, celery_app: "Celery", *, task_deadline: float = 3600.0, timeout: float = 10.0) -> None:
         """Open no connection yet.
@@ -210,7 +211,7 @@ class DeadLetters:
     def _headers_of_now(self, message: Message) -> dict[str, Any]:
         expires = datetime.now(UTC) + timedelta(seconds=self._task_deadline)
         headers = names.without_deaths(message.headers or {})
-        return {**headers, "expires": expires.isoformat(), "x-published-at": time.time()}
+        return {**headers, "expires": expires.isoformat(), PUBLISHED_AT: time.time()}
 
 
 class _Reader:
@@ -282,16 +283,18 @@ def _reader(app: Any, deadline: float) -> Iterator[_Reader]:
         TransportError: the turn did not come in time.
     """
     options = _options(deadline)
-    connection = app.connection_for_read(heartbeat=0, connect_timeout=options["read_timeout"], transport_options=options)
+    connection = app.connection_for_read(
+        heartbeat=0, connect_timeout=options["read_timeout"], transport_options=options
+    )
     try:
-        connection.connect()
+        connection.ensure_connection(max_retries=0)
         while True:
             try:
                 connection.channel().queue_declare(_READER, exclusive=True, auto_delete=True)
                 break
             except ResourceLocked as exc:
                 if time.monotonic() > deadline:
-                    raise TransportError("others are reading the dead letters all the time: try again later") from exc
+                    raise TransportError("others read the dead letters all the time: try again later") from exc
                 time.sleep(_LOCK_PAUSE)
         yield _Reader(app, connection, deadline)
         # First what was fetched, then the turn.

@@ -109,7 +109,7 @@ class ResultTimeout(AsyncCeleryError, TimeoutError):
     """The wait ended before the task.
 
     Attributes: `task_id`; `state`, as last seen; `timeout`, the wait in s; `revoked`, whether the task has been
-    revoked (False: it was to be kept, or the broker could not be told).
+    revoked (False: it was to be kept, or nobody could be told).
     """
 
     def __init__(self, *, task_id: str, state: TaskState, timeout: float, revoked: bool) -> None:
@@ -149,5 +149,6 @@ class TaskRevoked(TaskError):
     """The task was revoked; `reason` is Celery's: `revoked`, `terminated` or `expired`."""
 
     def __init__(self, *, task_id: str, name: str | None, reason: str) -> None:
-        super().__init__(f"was revoked: {reason}", task_id=task_id, name=name)
+        text = "expired in its queue" if reason == "expired" else f"was revoked: {reason}"
+        super().__init__(text, task_id=task_id, name=name)
         self.reason = reason

@@ -82,7 +82,7 @@ class TaskHandle(Generic[R]):
             accepted_at: when it was accepted, in s since 1970; None when the id does not say.
             is_known: whether it is known that there is no other record than `record`.
             record: of a workflow.
-            expectation: of a single task that this client sent.
+            expectation: from before it was sent, by this client.
         """
         self.id = task_id
         self._link = link
@@ -165,7 +165,9 @@ class TaskHandle(Generic[R]):
         if on_timeout is OnTimeout.REVOKE:
             # The caller learns from `revoked` when nobody can promise it.
             with contextlib.suppress(BackendError, PublishError):
-                await self._revoke(self._unfinished(latest), terminate=True, within=None if answers else _LAST_LOOK)
+                # A backend that does not answer has had its time.
+                within = None if answers else 0
+                await self._revoke(self._unfinished(latest), terminate=True, within=within)
                 revoked = True
         state = latest.state if latest else TaskState.QUEUED
         raise ResultTimeout(task_id=self.id, state=state, timeout=timeout, revoked=revoked)
@@ -288,7 +290,7 @@ class TaskHandle(Generic[R]):
         Args:
             task_ids: those that are not finished.
             terminate: whether what runs is stopped.
-            within: in s, how long the tombstones may take; None for as long as the backend may.
+            within: in s, how long the tombstones are waited for; None for as long as the backend may take.
 
         Raises:
             BackendError, PublishError: nobody can promise it.
@@ -297,7 +299,8 @@ class TaskHandle(Generic[R]):
         try:
             async with asyncio.timeout(within):
                 # The workflow's own id goes for what its tasks may start: all of it has that for its root.
-                is_buried = await backend.bury(list({self.id: None, **dict.fromkeys(task_ids)}), terminate=terminate)
+                ids = dict.fromkeys((self.id, *task_ids))
+                is_buried = await backend.bury(list(ids), terminate=terminate)
         except (BackendError, TimeoutError) as exc:
             # Workers that run now can be told all the same.
             with contextlib.suppress(PublishError):

@@ -3,7 +3,8 @@
 How it works: there are two ways, and what a worker reads is the same.
 
 The general one takes a `Publication`, what Celery's own code hands to kombu, and lets kombu's producer make a
-message of it: any serializer, any compression, any headers.
+message of it: any serializer, any compression, any headers. Of many with the same options, as those of a group,
+what is around headers and body is taken from the first: an `_Envelope`.
 
 The fast one is for a plain task: JSON, no countdown. All but a few of its headers are the same in every message
 of one task name to one queue. So a sample is recorded (`recording.py`), what is constant in it is encoded once
@@ -20,7 +21,7 @@ What belongs here: encoding. What a message is to say, Celery decides; where it 
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -36,7 +37,6 @@ from amqp import serialization
 from amqp.exceptions import AMQPError
 from celery import signals
 from celery.app.routes import MapRoute
-from celery.utils.saferepr import saferepr
 from kombu import Producer
 from kombu.exceptions import KombuError
 from kombu.serialization import dumps
@@ -45,6 +45,7 @@ from kombu.utils.json import JSONEncoder
 from async_celery import amqp
 from async_celery.errors import PayloadError
 from async_celery.recording import CeleryRecorder
+from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SERIALIZER as SIGNED_PICKLE
 from async_celery.signed_pickle import TaskBody
 from async_celery.topology import Topologies, Topology
@@ -54,7 +55,7 @@ _BASIC = 60
 _CONTENT_HEADER = struct.Struct(">HHQ")
 """Class, weight (always 0), size of the body; the properties follow."""
 _LENGTH = struct.Struct(">I")
-_INT, _LONG_INT = struct.Struct(">ci"), struct.Struct(">cq")
+_INT, _LONG_INT, _DOUBLE = struct.Struct(">ci"), struct.Struct(">cq"), struct.Struct(">cd")
 _LONG = 1 << 31
 _TIMES_RESOLUTION = 0.001  # s
 
@@ -117,6 +118,7 @@ class Encoder:
         self._max_body_bytes = max_body_bytes
         self._max_templates = max_templates
         self._templates: dict[tuple[str, str], _Template | None] = {}
+        self._envelopes: dict[tuple[Any, ...], _Envelope | None] = {}
         self._catcher = _MessageCatcher()
         self._kombu: Any = Producer(self._catcher, auto_declare=False)  # type: ignore[arg-type]  # a channel to kombu
 
@@ -144,7 +146,12 @@ class Encoder:
             PayloadError: it cannot be encoded.
         """
         try:
-            place, header, body = self._by_kombu(publication)
+            envelope = self._envelope_of(publication)
+            if envelope is not None:
+                place = envelope.place
+                header, body = envelope.fill(publication)
+            else:
+                place, header, body = self._by_kombu(publication)
         except _NOT_ENCODABLE as exc:
             raise PayloadError(f"the message cannot be serialised: {_text(exc)}") from exc
         return place, self._framed(place, header, body)
@@ -184,6 +191,36 @@ class Encoder:
         body = message.body
         return place, message.properties, body.encode() if isinstance(body, str) else bytes(body)
 
+    def _envelope_of(self, publication: Publication) -> "_Envelope | None":
+        options = publication.options
+        if options.get("serializer") != "json" or publication.task_id is None:
+            return None
+        same = [item for item in options.items() if item[0] not in _NOT_OF_AN_ENVELOPE]
+        declared = options.get("declare") or ()
+        # By identity: an envelope keeps them.
+        key = (publication.mandatory, *same, *map(id, declared))
+        try:
+            return self._envelopes[key]
+        except KeyError:
+            if len(self._envelopes) >= self._max_templates:
+                return None
+            envelope = self._envelopes[key] = self._new_envelope(publication)
+            return envelope
+        except TypeError:  # an option without a hash
+            return None
+
+    def _new_envelope(self, publication: Publication) -> "_Envelope | None":
+        options = {**publication.options, "headers": {}, "correlation_id": _PLACE_OF_ID}
+        empty = replace(publication, task_id=_PLACE_OF_ID, body=None, options=options)
+        place, properties, _ = self._through_kombu(empty)
+        before, after = _around_headers(properties)
+        envelope = _Envelope(place, before, after, options.get("declare"))
+        for sample in (publication, replace(publication, body=_ODD)):
+            _, properties, body = self._through_kombu(sample)
+            if envelope.fill(sample) != (_content_header(properties, body), body):
+                return None
+        return envelope
+
     def _template_of(self, message: TaskMessage) -> "_Template | None":
         if (
             message.serializer != "json"
@@ -207,8 +244,7 @@ class Encoder:
             # It may decide by the arguments.
             return None
         samples = [
-            # With what kombu's JSON writes in a way of its own.
-            TaskMessage("0" * 8, message.name, (0, b"\xff", datetime.now(UTC)), {"ä": Decimal(1)}, message.queue),
+            TaskMessage("0" * 8, message.name, _ODD, {"ä": Decimal(1)}, message.queue),
             TaskMessage(str(uuid4()), message.name, [None, 0.1], {}, message.queue, priority=3, expiration=True),
         ]
         template = None
@@ -220,6 +256,12 @@ class Encoder:
             if template is None or not _is_same(template.fill(sample), (_content_header(properties, body), body)):
                 return None
         return template
+
+
+_ODD = (0, b"\xff", datetime.now(UTC), Decimal(1))
+"""What kombu's JSON writes in a way of its own."""
+_NOT_OF_AN_ENVELOPE = {"headers", "declare", "correlation_id"}
+_PLACE_OF_ID = "the id of the task"
 
 
 class _MessageCatcher:
@@ -250,6 +292,32 @@ class _MessageCatcher:
     def basic_publish(self, message: Any, *, exchange: str, routing_key: str, **_: Any) -> None:
         """Keep it."""
         self.caught = message, exchange, routing_key
+
+
+class _Envelope:
+    """What is the same in all JSON messages with the same options: everything around their headers and bodies."""
+
+    def __init__(self, place: Place, before: bytes, after: bytes, declared: Any) -> None:
+        self.place = place
+        self._before = before
+        self._after = after
+        self._declared = declared
+
+    def fill(self, publication: Publication) -> tuple[bytes, bytes]:
+        """Return one message's content header and body."""
+        assert publication.task_id is not None  # noqa: S101 (for mypy: else there is no envelope)
+        body = _encode_json(publication.body).encode()
+        table = _table_entries(publication.options["headers"])
+        header = b"".join(
+            (
+                _CONTENT_HEADER.pack(_BASIC, 0, len(body)),
+                self._before,
+                _LENGTH.pack(len(table)),
+                table,
+                self._after.replace(_short(_PLACE_OF_ID), _short(publication.task_id)),
+            )
+        )
+        return header, body
 
 
 class _Template:
@@ -350,7 +418,7 @@ class _Template:
         return b"".join((b"\x0akwargsreprS", _LENGTH.pack(len(text)), text))
 
     def _times_until(self, lifetime: float) -> bytes:
-        """Return the headers that say when, now and so many s from now. They serve for a ms: a time takes long."""
+        """Return the headers with the times of now and so many s from now; a ms old at most."""
         now = time()
         made_for, made_at = self._times_of
         if lifetime != made_for or not 0 <= now - made_at < _TIMES_RESOLUTION:
@@ -385,20 +453,18 @@ _FLAGS_WITH_EXPIRATION = _flags(*_PROPERTIES, "expiration")
 
 
 def _content_header(properties: Mapping[str, Any], body: bytes) -> bytes:
-    # py-amqp leaves a place for the headers, which are encoded here: a canvas has a thousand times much the same.
+    table = _table_entries(properties["application_headers"])
+    before, after = _around_headers(properties)
+    content = _CONTENT_HEADER.pack(_BASIC, 0, len(body))
+    return b"".join((content, before, _LENGTH.pack(len(table)), table, after))
+
+
+def _around_headers(properties: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return the properties that stand before and after the headers, as py-amqp encodes them."""
     message: Any = pyamqp.Message(**{**properties, "application_headers": {}})
     serialized: bytes = message._serialize_properties()
-    table = _table_entries(properties["application_headers"])
     before = _FLAGS_SIZE + sum(len(_short(properties[name])) for name in _BEFORE_HEADERS if name in properties)
-    return b"".join(
-        (
-            _CONTENT_HEADER.pack(_BASIC, 0, len(body)),
-            serialized[:before],
-            _LENGTH.pack(len(table)),
-            table,
-            serialized[before + _LENGTH.size :],
-        )
-    )
+    return serialized[:before], serialized[before + _LENGTH.size :]
 
 
 _FLAGS_SIZE = 2
@@ -423,6 +489,8 @@ def _table_entries(table: Mapping[str, Any]) -> bytes:
                 _string_entry(name)[:-1],
                 _INT.pack(b"I", value) if abs(value) < _LONG else _LONG_INT.pack(b"L", value),
             )
+        elif type(value) is float and isfinite(value):
+            parts += (_string_entry(name)[:-1], _DOUBLE.pack(b"d", value))
         elif value is None or type(value) is bool:
             parts.append(_constant_entry(name, value))
         elif type(value) in (list, tuple) and value.count(None) == len(value):
@@ -484,58 +552,9 @@ def _decoded(header: bytes) -> dict[str, Any]:
     return properties
 
 
-class _NotPlain(Exception):  # noqa: N818 (no error: it sends a value the long way)
-    """A value whose `repr` Celery writes, or cuts, in a way of its own."""
-
-
 def _repr(value: Any, limit: int, levels: int | None) -> bytes:
-    """Return Celery's `saferepr`, which cuts what is long or deep; ten times as fast for what is plain."""
-    text = None
-    if levels and type(value) is tuple and len(value) < _FEW and _NUMBERS.issuperset(map(type, value)):
-        text = repr(value)
-    elif levels:
-        try:  # noqa: SIM105 (faster than `suppress`, once per message)
-            text = _plain_repr(value, limit, levels)
-        except _NotPlain:
-            pass
-    if text is None or len(text) >= limit:
-        text = saferepr(value, limit, levels)  # type: ignore[arg-type]  # None is what the setting may be
     # As py-amqp encodes text: what is not Unicode comes out as it went in.
-    return text.encode("utf-8", "surrogatepass")
-
-
-_NUMBERS = {int, bool, float, type(None)}
-_FEW = 32
-
-
-def _plain_repr(value: Any, room: int, levels: int) -> str:
-    """Return the `repr` of what JSON knows; give up as soon as it has more than `room` characters or levels."""
-    kind = type(value)
-    if kind is str:
-        if len(value) > room:
-            raise _NotPlain
-        return "'" + str(value).replace("'", "\\'") + "'"
-    if kind is int or kind is bool or kind is float or value is None:
-        return str(value)
-    if not levels or kind not in (dict, list, tuple):
-        raise _NotPlain
-    parts: list[str] = []
-    for item in value:
-        part = _plain_repr(item, room, levels - 1)
-        if kind is dict:
-            if type(item) is not str:
-                raise _NotPlain
-            part = f"{part}: {_plain_repr(value[item], room, levels - 1)}"
-        room -= len(part) + 2
-        if room < 0:
-            raise _NotPlain
-        parts.append(part)
-    inner = ", ".join(parts)
-    if kind is dict:
-        return "{" + inner + "}"
-    if kind is list:
-        return "[" + inner + "]"
-    return f"({inner},)" if len(parts) == 1 else f"({inner})"
+    return celery_repr(value, limit, levels).encode("utf-8", "surrogatepass")
 
 
 def _fault(message: TaskMessage) -> str | None:

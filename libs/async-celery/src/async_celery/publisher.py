@@ -1,12 +1,12 @@
 """The broker of AMQP: publishes from asyncio, over one connection, every message confirmed.
 
-How it works: a message is admitted, encoded (`message.py`), and waits as a `Letter` until it has ended. All that is
-sent in one turn of the loop is encoded and written at the end of it, in one go: the same code, one message after
-the other, takes half the time. Letters go to the `Session`, the connection as it is now, as long as fewer than
-`max_in_flight` are unconfirmed there; the others wait in line. One task keeps a session: it connects when first needed, and again after a loss, with
-jittered backoff, to the next server if there are several. What was unconfirmed then is sent again, under the
-same ids, before anything else; so a message may reach its queue twice, never not at all. One timer ends what is
-past its deadline.
+How it works: a message is admitted, encoded (`message.py`), and waits as a `Letter` until it has ended. All that
+is sent in one turn of the loop is encoded and written at the end of it, in one go: the same code, for one message
+after the other, takes half the time. Letters go to the `Session`, the connection as it is now, as long as fewer
+than `max_in_flight` are unconfirmed there; the others wait in line. One task keeps a session: it connects when
+first needed, and again after a loss, with jittered backoff, to the next server if there are several. What was
+unconfirmed then is sent again, under the same ids, before anything else; so a message may reach its queue twice,
+never not at all. One timer ends what is past its deadline.
 
 While there is no connection: before the first attempt has ended, and right after a loss, sends wait. Once an
 attempt has failed, what has not been sent fails at once, and so does every new send until an attempt succeeds.

@@ -371,7 +371,7 @@ class Push:
         If there is none, or it is lost before, the next one will subscribe to what is followed by then.
         """
         connection = self._connection
-        if connection is None or connection.lost.done():
+        if not ids or connection is None or connection.lost.done():
             return
         for channels in _chunks(ids):
             answer = self._call(connection, name, channels)

@@ -69,7 +69,8 @@ def declare_queues(app: Celery, *, connect_timeout: float) -> None:
         Exception: the broker is not there, or does not answer.
     """
     with app.connection_for_write(connect_timeout=connect_timeout) as connection:
-        connection.connect()
+        # `connect()` would try again after 2 s.
+        connection.ensure_connection(max_retries=0)
         try:
             for queue in app.amqp.queues.values():
                 queue.bind(connection.default_channel).declare()

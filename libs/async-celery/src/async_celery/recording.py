@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -47,6 +47,7 @@ from celery.utils.time import maybe_make_aware
 
 from async_celery.canvas import freeze, has_more_tasks_than
 from async_celery.errors import PayloadError
+from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SigningAMQP
 from async_celery.types import PUBLISHED_AT, BackendCall, Publication, Recording, TaskMessage, TaskRecord
 
@@ -133,7 +134,8 @@ class CeleryRecorder:
             with _courtesy:
                 return self._record(canvas, workflow_id, accepted_at, deadline)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, record)
+        # Whoever listens to Celery's signals meets the messages in the context of their sender.
+        return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, record)
 
     def _record(self, canvas: Any, workflow_id: str, accepted_at: datetime, deadline: datetime) -> Recording:
         frozen, tree = freeze(
@@ -272,6 +274,17 @@ class _RecordingAmqp(SigningAMQP):
 
     app: "_RecordingApp"
 
+    def as_task_v2(
+        self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
+    ) -> Any:
+        """Return the message, as Celery does."""
+        levels = self.app.conf.task_repr_maxlevels
+        if options.get("argsrepr") is None:
+            options["argsrepr"] = celery_repr(args or (), self.argsrepr_maxsize, levels)
+        if options.get("kwargsrepr") is None:
+            options["kwargsrepr"] = celery_repr(kwargs or {}, self.kwargsrepr_maxsize, levels)
+        return super().as_task_v2(task_id, name, args, kwargs, *more, **options)
+
     @property
     def producer_pool(self) -> Any:
         """What `send_task` asks for the kind of broker."""
@@ -285,9 +298,13 @@ class _NoResult(AsyncResult[Any]):
 
     def __init__(self, id: str, *_: Any, parent: Any = None, **__: Any) -> None:
         self.id = id
-        self.backend = self.app.backend
         self.parent = parent
         self._cache = None
+
+    @property
+    def backend(self) -> Any:  # type: ignore[override]  # is set nowhere
+        """What Celery's groups ask for; found only then."""
+        return self.app.backend
 
     def then(self, *_: Any, **__: Any) -> Any:
         """Do nothing: it will not come."""

@@ -34,7 +34,16 @@ from async_celery.errors import BackendError, TransportError
 from async_celery.push import Expectation, Push
 from async_celery.resp import Address, Command, Commands
 from async_celery.task_ids import TaskIds
-from async_celery.types import DEADLINES, BackendCall, HistoryRow, Meta, NodeKind, TaskNode, TaskRecord, record_key
+from async_celery.types import (
+    DEADLINES,
+    BackendCall,
+    HistoryRow,
+    Meta,
+    NodeKind,
+    TaskNode,
+    TaskRecord,
+    record_key,
+)
 from async_celery.types import Expectation as AnyExpectation
 
 if TYPE_CHECKING:
@@ -111,9 +120,7 @@ class RedisBackend:
     async def read(self, task_id: str) -> tuple[Meta | None, TaskRecord | None]:
         """See `types.Backend`."""
         with self._operation():
-            ((payload, record),) = await self._commands(
-                ("MGET", self._key_of_task(task_id), record_key(task_id))
-            )
+            ((payload, record),) = await self._commands(("MGET", self._key_of_task(task_id), record_key(task_id)))
         try:
             return self._decode(task_id, payload), None if record is None else TaskRecord.decode(record)
         except (ValueError, KeyError, TypeError) as exc:
@@ -139,13 +146,16 @@ class RedisBackend:
         Raises:
             NotImplementedError: Celery asks for something that this backend does not know.
         """
+        now, deadline = time.time(), record.deadline.timestamp()
         # It outlives the result of the last task that may start.
-        left = math.ceil(record.deadline.timestamp() - time.time())
-        lives = None if self._expires is None else max(0, left) + self._expires
+        lives = None if self._expires is None else max(0, math.ceil(deadline - now)) + self._expires
         commands: list[Command] = [
             _set(record_key(workflow_id), record.encode(), lives),
-            ("ZADD", DEADLINES, str(record.deadline.timestamp()), workflow_id),
+            ("ZADD", DEADLINES, str(deadline), workflow_id),
         ]
+        if self._expires is not None:
+            # Where no reaper runs, nobody else takes out those whose records have gone.
+            commands.append(("ZREMRANGEBYSCORE", DEADLINES, "-inf", f"({now - self._expires}"))
         if record.tree.kind is NodeKind.GROUP:
             commands.append(self._set_group(workflow_id, _group_as_tuple(record.tree)))
         for call in calls:
@@ -167,7 +177,7 @@ class RedisBackend:
             answers = await self._commands(
                 *((*_set(key, payload, self._expires), "NX") for key, payload in revoked.items())
             )
-            # As workers do with every end that they store: whoever waits is to hear of it, and the history to tell.
+            # As workers do with every end that they store: who waits is to hear of it, and the history to tell.
             marked = [id_ for id_, answer in zip(task_ids, answers, strict=True) if answer is not None]
             commands: list[Command] = []
             for task_id in marked:

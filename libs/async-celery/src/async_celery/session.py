@@ -129,7 +129,7 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Whether `take` may be called."""
-        if self._only_suspects:
+        if self._only_suspects or self._connection.blocked is not None:
             return False
         channel = self._channel
         taken = len(channel.unconfirmed)

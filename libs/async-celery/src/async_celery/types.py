@@ -32,7 +32,7 @@ class TaskState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether nothing can follow this state."""
-        return self in (TaskState.SUCCESS, TaskState.FAILURE, TaskState.REVOKED)
+        return self is TaskState.SUCCESS or self is TaskState.FAILURE or self is TaskState.REVOKED
 
 
 class OnTimeout(Enum):
@@ -185,7 +185,7 @@ class TaskRecord:
 
 
 DEADLINES = "workflow-deadlines"
-"""The Redis sorted set of the workflows that may not have ended; the score is when to look next, in s since 1970."""
+"""The Redis sorted set of the workflows that may not have ended, by when to look next, in s since 1970."""
 
 
 def record_key(task_id: str) -> str:

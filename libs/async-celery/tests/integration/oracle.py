@@ -1,8 +1,8 @@
 """The oracle of every fault test: who ran, how often, and whether that is what was promised.
 
-How it works: the test logs the ids that were accepted; each run appends one line, `id attempt pid`, to a file
-opened with O_APPEND, so that lines of several processes never mix and none is lost with the process that wrote it.
-In the end the two are compared: nothing accepted is lost, and nothing ran more often than the fault explains.
+How it works: the test logs the ids that were accepted; each run appends a line, `id attempt pid`, to a file
+opened with O_APPEND, so that lines of several processes never mix and none is lost with its process. In the end
+the two are compared: nothing accepted is lost, and nothing ran more often than the fault explains.
 
 What belongs here: keeping the log, and the comparison. Faults are made in the tests. It imports nothing of the
 library: worker processes of the tests use it too.
@@ -99,5 +99,5 @@ class Oracle:
             recovered=sum(count > 1 for count in runs.values()),
             unexpected=frozenset(runs.keys() - frozenset(accepted)),
         )
-        print(f"oracle: {verdict}")
+        print(f"oracle: {verdict}")  # noqa: T201 (what every fault test has to tell)
         return verdict

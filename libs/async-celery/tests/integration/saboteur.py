@@ -48,7 +48,11 @@ class Saboteur:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        out_reader, out_writer = await asyncio.open_connection(*self._target)
+        try:
+            out_reader, out_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()  # as without a proxy: nobody listens
+            return
         both = (writer, out_writer)
         for source, sink, to_broker in ((reader, out_writer, True), (out_reader, writer, False)):
             task = asyncio.create_task(self._forward(source, sink, both, to_broker))

@@ -6,6 +6,8 @@ What belongs here: a healthy broker. Broken ones are in `test_publisher_faults.p
 
 import asyncio
 import json
+import time
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Queue
 
+from async_celery.errors import PayloadError
 from async_celery.publisher import AmqpBroker
 from async_celery.recording import CeleryRecorder
 from async_celery.types import Publication, TaskMessage
@@ -29,6 +32,7 @@ DIFFERENCES = {
     "message_id": "only ours, the task's id: by it a returned message is recognised",
     "reply_to": "an id that Celery makes for each app, and ours is another app",
     "expiration": "Celery's always when there is `expires`; ours when it is asked for, see `recording.py`",
+    "x-published-at": "only ours: the time of sending",
     "priority": "`apply_async` of a registered task sends none, `send_task` 0; to the broker it is the same",
     "expires": "a time from now, and now is later",
     "ignore_result": "`apply_async` of a registered task repeats the task's option, `send_task` leaves it to it",
@@ -54,7 +58,8 @@ def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 def assert_same(ours: Any, theirs: Any, *, differing: tuple[str, ...] = ()) -> None:
     assert without(ours[0], "message_id", "reply_to", *differing) == without(theirs[0], "reply_to", *differing)
     assert ours[0]["message_id"] == ours[1]["id"]
-    assert without(ours[1], "expires", *differing) == without(theirs[1], "expires", *differing)
+    assert abs(time.time() - ours[1]["x-published-at"]) < 60
+    assert without(ours[1], "expires", "x-published-at", *differing) == without(theirs[1], "expires", *differing)
     apart = datetime.fromisoformat(theirs[1]["expires"]) - datetime.fromisoformat(ours[1]["expires"])
     assert abs(apart) < timedelta(seconds=5)
     assert ours[2] == theirs[2]
@@ -208,6 +213,57 @@ async def test_who_listens_to_celerys_signals_may_change_a_message(
     await publisher.publish(TaskMessage("after", "add", (), {}, spare_queue))
     traces = [take(channel, spare_queue)[1].get("traceparent") for _ in range(3)]
     assert traces == [None, "00-1", None]
+
+
+async def test_each_message_is_encoded_in_the_context_of_its_sender(
+    make_broker: BrokerFactory, spare_queue: str, channel: Channel
+) -> None:
+    publisher = make_broker()
+    request = ContextVar("request", default="none")
+
+    def trace(headers: dict[str, Any], **_: Any) -> None:
+        headers["request"] = request.get()
+
+    async def send(name: str) -> None:
+        request.set(name)
+        await publisher.publish(TaskMessage(name, "add", (), {}, spare_queue))
+
+    signals.before_task_publish.connect(trace)
+    try:
+        await asyncio.gather(*(send(name) for name in "abc"))
+    finally:
+        signals.before_task_publish.disconnect(trace)
+    sent = [take(channel, spare_queue)[1] for _ in "abc"]
+    assert sorted((headers["id"], headers["request"]) for headers in sent) == [(name, name) for name in "abc"]
+
+
+async def test_what_one_sender_does_wrong_is_told_to_nobody_else(
+    make_broker: BrokerFactory, spare_queue: str, channel: Channel
+) -> None:
+    class Broken:
+        def __json__(self) -> str:
+            raise RuntimeError("none of the errors that are foreseen")
+
+    publisher = make_broker()
+    arguments: list[Any] = [1, object(), 2, Broken(), 3]
+    messages = [TaskMessage(str(n), "add", (value,), {}, spare_queue) for n, value in enumerate(arguments)]
+    ends = await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None), PayloadError, type(None), RuntimeError, type(None)]
+    assert [take(channel, spare_queue)[1]["id"] for _ in range(3)] == ["0", "2", "4"]
+    assert not publisher._open
+
+
+async def test_who_gives_up_at_once_has_sent_nothing(
+    make_broker: BrokerFactory, spare_queue: str, channel: Channel
+) -> None:
+    publisher = make_broker()
+    await publisher.publish(TaskMessage("before", "add", (), {}, spare_queue))
+    given_up = publisher.publish(TaskMessage("given up", "add", (), {}, spare_queue))
+    given_up.send(None)
+    given_up.close()
+    await publisher.publish(TaskMessage("after", "add", (), {}, spare_queue))
+    assert [take(channel, spare_queue)[1]["id"] for _ in range(2)] == ["before", "after"]
+    assert channel.basic_get(spare_queue) is None
 
 
 async def test_a_callers_header_may_take_the_place_of_celerys(

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -15,11 +16,11 @@ import pytest
 from celery import Celery
 from celery.result import GroupResult
 
-from async_celery import BackendError, TransportError
-from async_celery.push import Expectation
+from async_celery import BackendError, TransportError, tombstones
+from async_celery.heard import Heard
 from async_celery.results import RedisBackend
 from async_celery.task_ids import TaskIds
-from async_celery.types import BackendCall, Meta, NodeKind, TaskNode, TaskRecord
+from async_celery.types import DEADLINES, BackendCall, Meta, NodeKind, TaskNode, TaskRecord
 
 from .conftest import KEY, CeleryFactory, Eventually, ResultsFactory
 from .redis_server import PASSWORD, RedisServer
@@ -47,8 +48,7 @@ async def subscribed(results: RedisBackend, redis_server: RedisServer, eventuall
     """Wait until there is a subscription that stands."""
 
     async def expects() -> bool:
-        expectation = results.expect("anything")
-        return isinstance(expectation, Expectation) and expectation.period > 0
+        return results.expect() is not None
 
     await eventually(expects)
     assert redis_server.patterns() == 1
@@ -77,7 +77,7 @@ async def test_what_is_pushed_before_anybody_waits_takes_no_command(
     results: RedisBackend, redis_server: RedisServer, ids: TaskIds, eventually: Eventually
 ) -> None:
     await subscribed(results, redis_server, eventually)
-    expected = {task_id: results.expect(task_id) for task_id in (ids.new(), ids.child())}
+    expected = {task_id: results.expect() for task_id in (ids.new(), ids.child())}
     for task_id in expected:
         redis_server.store(task_id, "early")
     # Nothing is left to be read.
@@ -98,7 +98,7 @@ async def test_every_change_comes_in_its_order(
 ) -> None:
     task_id = ids.new()
     seen = []
-    async with aclosing(results.follow([task_id], results.expect(task_id))) as batches:
+    async with aclosing(results.follow([task_id], results.expect())) as batches:
         for status in ("STARTED", "PROGRESS", "RETRY", "STARTED", "SUCCESS"):
             waiting = await following(batches)
             redis_server.store(task_id, status=status)
@@ -121,7 +121,7 @@ async def test_a_slow_taker_gets_the_latest_of_each(
             redis_server.store(second, number)
         # Messages come in order: what was published before this one is there.
         last = ids.new()
-        async with aclosing(results.follow([last], results.expect(last))) as others:
+        async with aclosing(results.follow([last], results.expect())) as others:
             heard = await following(others)
             redis_server.store(last)
             await soon(heard)
@@ -133,15 +133,14 @@ async def test_a_large_result_is_not_kept_but_read_when_it_is_wanted(
 ) -> None:
     await subscribed(results, redis_server, eventually)
     task_id = ids.new()
-    expectation = results.expect(task_id)
+    expectation = results.expect()
     redis_server.store(task_id, "x" * (1 << 20))
 
     async def has_come() -> bool:
-        return isinstance(expectation, Expectation) and expectation.period == 0
+        return results.expect() != expectation
 
     await eventually(has_come)
-    assert isinstance(expectation, Expectation)
-    assert expectation.payload is None
+    assert results._push._heard.latest(task_id) == b""
     async with aclosing(results.follow([task_id], expectation)) as batches:
         assert values(await soon(await following(batches))) == [(task_id, "x" * (1 << 20))]
 
@@ -173,7 +172,7 @@ async def test_what_is_no_json_is_a_failure(
     results: RedisBackend, redis_server: RedisServer, ids: TaskIds, payload: bytes
 ) -> None:
     task_id = ids.new()
-    async with aclosing(results.follow([task_id], results.expect(task_id))) as batches:
+    async with aclosing(results.follow([task_id], results.expect())) as batches:
         waiting = await following(batches)
         redis_server.store_raw(task_id, payload)
         ((_, meta),) = await soon(waiting)
@@ -230,12 +229,49 @@ async def test_who_joins_later_gets_what_is_stored(
                 assert values(await soon(await following(second))) == [(task_id, 1)]
 
 
-async def test_a_task_that_is_sent_again_is_expected_once(
+async def test_what_came_too_long_ago_is_read(
+    results: RedisBackend, redis_server: RedisServer, ids: TaskIds, eventually: Eventually
+) -> None:
+    results._push._heard = Heard(room=1000)
+    await subscribed(results, redis_server, eventually)
+    early, late = ids.new(), ids.new()
+    expectation = results.expect()
+    assert expectation is not None
+    redis_server.store(early, 1)
+    for number in range(3):
+        redis_server.store(late, "x" * 200 + str(number))
+        redis_server.store(ids.new(), "x" * 200)
+
+    async def all_have_come() -> bool:
+        return results.expect() == expectation + 7
+
+    await eventually(all_have_come)
+    reads = redis_server.calls_of("mget")
+    async with aclosing(results.follow([early, late], expectation)) as batches:
+        assert values(await soon(await following(batches))) == [(early, 1), (late, "x" * 200 + "2")]
+    assert redis_server.calls_of("mget") == reads + 1
+
+
+async def test_one_expectation_holds_for_many_tasks(
     results: RedisBackend, redis_server: RedisServer, ids: TaskIds, eventually: Eventually
 ) -> None:
     await subscribed(results, redis_server, eventually)
-    task_id = ids.new()
-    assert results.expect(task_id) is results.expect(task_id)
+    expectation = results.expect()
+    mine, foreign = [ids.child() for _ in range(3)], "of somebody else"
+    redis_server.store(mine[0], 0)
+    redis_server.store(foreign, 1)
+    reads = redis_server.calls_of("mget")
+
+    async def has_come() -> bool:
+        return results.expect() != expectation
+
+    await eventually(has_come)
+    async with aclosing(results.follow(mine, expectation)) as batches:
+        assert values(await soon(await following(batches))) == [(mine[0], 0)]
+        assert redis_server.calls_of("mget") == reads
+    # What nobody listened for is read whatever the expectation.
+    async with aclosing(results.follow([foreign], expectation)) as batches:
+        assert values(await soon(await following(batches))) == [(foreign, 1)]
 
 
 async def test_a_pattern_in_a_prefix_is_taken_literally(
@@ -245,7 +281,7 @@ async def test_a_pattern_in_a_prefix_is_taken_literally(
     results = make_results(ids=ids, result_backend_transport_options=options)
     await subscribed(results, redis_server, eventually)
     task_id = ids.new()
-    expectation = results.expect(task_id)
+    expectation = results.expect()
     key, payload = f"a[b]*?\\:celery-task-meta-{task_id}", json.dumps({"status": "SUCCESS", "result": 1})
     async with aclosing(results.follow([task_id], expectation)) as batches:
         waiting = await following(batches)
@@ -303,6 +339,29 @@ async def test_what_is_saved_expires_with_the_results(
     assert not client.exists("celery-taskset-meta-whole.c")
 
 
+async def test_a_workflow_is_noted_with_its_deadline_for_the_sweeper(
+    make_results: ResultsFactory, redis_server: RedisServer
+) -> None:
+    client, now = redis_server.client, datetime.now(UTC)
+    client.zadd(DEADLINES, {"forgotten": now.timestamp() - 101, "late": now.timestamp() - 99})
+    lasting = replace(record(), deadline=now + timedelta(seconds=1000))
+    await make_results(result_expires=100).save("whole", lasting, ())
+    assert client.zrange(DEADLINES, 0, -1) == [b"late", b"whole"]
+    assert client.zscore(DEADLINES, "whole") == pytest.approx(lasting.deadline.timestamp())
+    # As long as the result of a task that starts at the last moment.
+    assert 1095 < int(str(client.ttl("task-record:whole"))) <= 1100
+
+
+async def test_tombstones_say_whether_what_runs_is_stopped(
+    make_results: ResultsFactory, redis_server: RedisServer
+) -> None:
+    results = make_results(result_expires=100)
+    assert await results.bury(["a", "b"], terminate=True)
+    assert await results.bury(["c"], terminate=False)
+    assert redis_server.client.mget(map(tombstones.key_of, "abc")) == [b"revoked", b"revoked", b"revoked-if-queued"]
+    assert 90 < int(str(redis_server.client.ttl("task-revoked:c"))) <= 100
+
+
 async def test_results_that_never_expire_keep_their_record(
     make_results: ResultsFactory, redis_server: RedisServer
 ) -> None:
@@ -349,7 +408,7 @@ async def test_only_what_has_no_state_is_marked_revoked_and_its_waiters_hear_of_
     await subscribed(results, redis_server, eventually)
     queued, ended = ids.new(), ids.new()
     redis_server.store(ended, 1)
-    async with aclosing(results.follow([queued], results.expect(queued))) as batches:
+    async with aclosing(results.follow([queued], results.expect())) as batches:
         waiting = await following(batches)
         await results.mark_revoked([queued, ended])
         ((task_id, meta),) = await soon(waiting)
@@ -359,6 +418,8 @@ async def test_only_what_has_no_state_is_marked_revoked_and_its_waiters_hear_of_
         "SUCCESS",
     ]
     assert 0 < int(str(redis_server.client.ttl(f"celery-task-meta-{queued}"))) <= 86400
+    ((_, entry),) = redis_server.client.xrange("task-history")
+    assert (entry[b"id"], entry[b"state"]) == (queued.encode(), b"REVOKED")
     await results.mark_revoked([])
 
 
@@ -423,8 +484,8 @@ async def test_closing_ends_what_is_followed_and_leaves_nothing(
 ) -> None:
     before = asyncio.all_tasks()
     results = make_results(ids=ids)
-    follows = [results.follow(["of somebody else"]), results.follow([task_id := ids.new()])]
-    expectation = results.expect(task_id)
+    follows = [results.follow(["of somebody else"]), results.follow([ids.new()])]
+    expectation = results.expect()
     waiting = [await following(batches) for batches in follows]
     await subscribed(results, redis_server, eventually)
     under_way = asyncio.create_task(results.ping())
@@ -446,7 +507,7 @@ async def test_closing_ends_what_is_followed_and_leaves_nothing(
     ):
         with pytest.raises(TransportError, match="closed"):
             await call
-    results.expect("never fails")
+    results.expect()
     assert asyncio.all_tasks() == before
 
     async def gone() -> bool:
@@ -469,7 +530,7 @@ async def test_a_workers_results_are_pushed(make_celery: CeleryFactory, queue: s
     results = RedisBackend(app, ids=ids, backend_timeout=2)
     try:
         sent = {ids.new(): n for n in range(20)}
-        expected = {task_id: results.expect(task_id) for task_id in sent}
+        expected = {task_id: results.expect() for task_id in sent}
 
         def send() -> None:
             with app.producer_pool.acquire(block=True) as producer:

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from async_celery import BackendError, metas
-from async_celery.push import Expectation
 from async_celery.results import RedisBackend
 from async_celery.task_ids import TaskIds
 from async_celery.types import Meta
@@ -110,8 +109,7 @@ async def stands(results: RedisBackend, eventually: Eventually) -> None:
     """Wait until the subscription stands."""
 
     async def expects() -> bool:
-        expectation = results.expect("anything")
-        return isinstance(expectation, Expectation) and expectation.period > 0
+        return results.expect() is not None
 
     await eventually(expects)
 
@@ -131,7 +129,7 @@ async def test_no_result_is_missed_however_early_it_comes(
         for _ in range(count // waiters):
             task_id = new_id()
             # From the very first task on, before there is any connection.
-            expectation = results.expect(task_id) if kind == "own" else None
+            expectation = results.expect() if kind == "own" else None
             instant_worker.run([task_id])
             for _ in range(random.choice((0, 0, 1, 3, 10))):
                 await asyncio.sleep(0)
@@ -166,7 +164,7 @@ async def test_no_result_is_lost_when_the_subscription_is_killed_all_the_time(
     # Who has been subscribed does not wait long to be so again, however often.
     async with asyncio.timeout(5 + 0.5 * wanted):
         while kills < wanted:
-            mine = {task_id: results.expect(task_id) for task_id in (ids.new() for _ in range(10))}
+            mine = {task_id: results.expect() for task_id in (ids.new() for _ in range(10))}
             others = [foreign.new() for _ in range(10)]
             waits = [asyncio.create_task(result(results, task_id, e)) for task_id, e in mine.items()]
             waits += [asyncio.create_task(result(results, task_id)) for task_id in others]
@@ -209,7 +207,7 @@ async def test_a_poll_asks_once_in_a_while_and_only_for_what_has_not_ended(
     task_ids = [ids.new() for _ in range(1000)]
     ended = ids.new()
     redis_server.store(ended)
-    waits = [asyncio.create_task(result(results, task_id, results.expect(task_id))) for task_id in task_ids]
+    waits = [asyncio.create_task(result(results, task_id, results.expect())) for task_id in task_ids]
     async with aclosing(results.follow([ended])) as batches:
         await anext(batches)
         before, begin = redis_server.calls_of("mget"), time.monotonic()
@@ -238,12 +236,11 @@ async def test_a_connection_that_has_died_silently_is_replaced(
     await asyncio.sleep(0.6)
     assert redis_server.subscribers() == [dead]
     task_id = ids.new()
-    wait = asyncio.create_task(result(results, task_id, results.expect(task_id)))
+    wait = asyncio.create_task(result(results, task_id, results.expect()))
     proxy.swallow()
 
     async def given_up() -> bool:
-        expectation = results.expect("whatever")
-        return isinstance(expectation, Expectation) and expectation.period == 0
+        return results.expect() is None
 
     await eventually(given_up)
     redis_server.store(task_id, "while it was dead")
@@ -261,7 +258,7 @@ async def test_redis_may_drop_a_subscriber_that_is_too_slow(
     await stands(results, eventually)
     subscribers = redis_server.subscribers()
     task_ids = [ids.new() for _ in range(40)]
-    waits = [asyncio.create_task(result(results, task_id, results.expect(task_id))) for task_id in task_ids]
+    waits = [asyncio.create_task(result(results, task_id, results.expect())) for task_id in task_ids]
     await asyncio.sleep(0)
     # The loop is busy with something else meanwhile.
     for task_id in task_ids:
@@ -288,7 +285,7 @@ async def test_a_hung_redis_ends_every_call_in_time_and_loses_nothing(
     await results.ping()
     callers = redis_server.callers()
     task_id, foreign = ids.new(), "of somebody else"
-    waits = [asyncio.create_task(result(results, task_id, results.expect(task_id)))]
+    waits = [asyncio.create_task(result(results, task_id, results.expect()))]
     redis_server.hang()
     waits.append(asyncio.create_task(result(results, foreign)))
     await asyncio.gather(
@@ -382,7 +379,7 @@ async def test_a_wrong_password_is_said_and_not_tried_all_the_time(
 ) -> None:
     results = make_results(redis_server.url(password="wrong"), ids=ids, timeout=TIMEOUT)
     task_id = ids.new()
-    wait = asyncio.create_task(result(results, task_id, results.expect(task_id)))
+    wait = asyncio.create_task(result(results, task_id, results.expect()))
     # However many ask at once, the login is tried once.
     before = redis_server.calls_of("auth")
     errors = await asyncio.gather(*(results.ping() for _ in range(200)), return_exceptions=True)
@@ -409,7 +406,7 @@ async def test_without_a_password_where_one_is_needed(
 async def test_a_host_that_is_none(make_results: ResultsFactory, host: str) -> None:
     results = make_results(f"redis://{host}/0", timeout=TIMEOUT)
     # Sending must not depend on Redis.
-    results.expect("anything")
+    results.expect()
     await ends_within(TIMEOUT + GRACE, results.ping())
 
 
@@ -427,7 +424,7 @@ async def test_aborted_waits_leave_nothing_behind(
     async def abort(count: int) -> None:
         for _ in range(count // 100):
             mine = [ids.new() for _ in range(50)]
-            waits = [asyncio.create_task(result(results, id_, results.expect(id_))) for id_ in mine]
+            waits = [asyncio.create_task(result(results, id_, results.expect())) for id_ in mine]
             waits += [asyncio.create_task(result(results, foreign.new())) for _ in range(30)]
             # Cut off in the middle of a command, too.
             waits += [asyncio.create_task(results.read(foreign.new())) for _ in range(20)]
@@ -504,16 +501,13 @@ for number in range(count):
 async def test_500_large_results_that_nobody_wants_stall_nothing(
     results: RedisBackend, redis_server: RedisServer, ids: TaskIds, eventually: Eventually
 ) -> None:
-    # A handle that is kept, but not waited on, keeps no large result either.
-    kept = [results.expect(f"{ids.prefix}-{number}") for number in range(500)]
-
     async def flood() -> None:
         command = [sys.executable, "-c", FLOOD, redis_server.url(), ids.prefix, "500"]
         process = await asyncio.create_subprocess_exec(*command)
         assert await process.wait() == 0
         # Messages come in order: after this one, all have come.
         task_id = ids.new()
-        wait = asyncio.create_task(result(results, task_id, results.expect(task_id)))
+        wait = asyncio.create_task(result(results, task_id, results.expect()))
         redis_server.store(task_id, 1)
         assert await wait == 1
 
@@ -531,7 +525,8 @@ async def test_500_large_results_that_nobody_wants_stall_nothing(
             break
     else:
         pytest.fail(f"the loop was late by (s), and the connection was kept: {attempts}")
-    assert all(isinstance(expectation, Expectation) and expectation.payload is None for expectation in kept)
+    # Nor is any of them kept.
+    assert results._push._heard.latest(f"{ids.prefix}-499") == b""
 
 
 async def test_many_results_at_once_leave_the_loop_its_turns(

@@ -204,11 +204,13 @@ async def test_what_one_turn_of_the_loop_sends_is_few_writes() -> None:
     connection, transport = opened()
     await asyncio.sleep(0)
     told = Told(connection)
-    for number in range(10):
+    fill, more = amqp._WRITE_AT_ONCE // len(FRAMES) + 1, 10
+    for number in range(fill + more):
         told.channel.publish(str(number), FRAMES)
-    assert transport.written[1:] == [FRAMES * 8]
-    await asyncio.sleep(0)
-    assert transport.written[1:] == [FRAMES * 8, FRAMES * 2]
+    assert transport.written[1:] == [FRAMES * fill]
+    connection.flush()
+    connection.flush()
+    assert transport.written[1:] == [FRAMES * fill, FRAMES * more]
 
 
 @given(

@@ -93,7 +93,13 @@ def test_traces_of_an_earlier_run_are_removed_and_options_kept() -> None:
         "a", queue="q", priority=3, task_id="old", group_id="old", chord=task("b"), root_id="old", reply_to="old"
     )
     copy, tree = frozen(used)
-    assert copy.options == {"queue": "q", "priority": 3, "task_id": "whole", "expires": EXPIRES}
+    assert copy.options == {
+        "queue": "q",
+        "priority": 3,
+        "task_id": "whole",
+        "root_id": "whole",
+        "expires": EXPIRES,
+    }
     assert tree.id == "whole"
 
 

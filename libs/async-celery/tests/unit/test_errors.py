@@ -37,7 +37,7 @@ def test_errors_carry_facts() -> None:
     assert (failed.task_id, failed.name, failed.type, failed.message) == ("t", "add", "ValueError", "boom")
     assert str(failed) == "task add (t) failed: ValueError: boom"
     revoked = errors.TaskRevoked(task_id="t", name=None, reason="expired")
-    assert (revoked.reason, str(revoked)) == ("expired", "task of unknown name (t) was revoked: expired")
+    assert (revoked.reason, str(revoked)) == ("expired", "task of unknown name (t) expired in its queue")
     assert errors.PublishTimeout("text", task_id="t").task_id == "t"
     assert errors.TaskNotFound("t").task_id == errors.TaskExpired("t").task_id == "t"
 

@@ -20,7 +20,7 @@ from async_celery import amqp
 from async_celery.errors import PayloadError
 from async_celery.message import Encoded, Encoder, _encode_json, _repr
 from async_celery.recording import CeleryRecorder
-from async_celery.types import Publication, TaskMessage
+from async_celery.types import PUBLISHED_AT, Publication, TaskMessage
 
 
 def recorder(**conf: Any) -> CeleryRecorder:
@@ -144,6 +144,7 @@ def test_json_is_kombus(value: Any) -> None:
     headers=st.dictionaries(st.text("abc", min_size=1), st.text() | st.integers(0, 9) | st.none(), max_size=2),
 )
 def test_both_ways_give_the_same_message(**drawn: Any) -> None:
+    same = {"expires": None, PUBLISHED_AT: None}
     message = TaskMessage(task_id="the-id", name="a.täsk", queue="q", **drawn)
     fast = decoded(ENCODER.task(message))
     general = decoded(ENCODER.publication(RECORDER.task(message)))
@@ -151,11 +152,12 @@ def test_both_ways_give_the_same_message(**drawn: Any) -> None:
     assert fast[0] == general[0]
     apart = datetime.fromisoformat(fast[1]["expires"]) - datetime.fromisoformat(general[1]["expires"])
     assert abs(apart) < timedelta(seconds=2)
-    assert {**fast[1], "expires": None} == {**general[1], "expires": None}
+    assert abs(fast[1][PUBLISHED_AT] - general[1][PUBLISHED_AT]) < 2
+    assert {**fast[1], **same} == {**general[1], **same}
     assert fast[2] == general[2]
 
 
-def test_the_expiry_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_times_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = encoder()
     for now in (1e9, 1e9 + 0.0005, 1e9 + 60, 1e9 - 3600):
         monkeypatch.setattr("async_celery.message.time", lambda now=now: now)
@@ -163,6 +165,7 @@ def test_the_expiry_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
             _, headers, _ = decoded(ours.task(task(expires=lifetime)))
             at = datetime.fromisoformat(headers["expires"]).timestamp()
             assert at == pytest.approx(now + lifetime, abs=0.001)
+            assert headers[PUBLISHED_AT] == pytest.approx(now, abs=0.001)
 
 
 @pytest.mark.parametrize(

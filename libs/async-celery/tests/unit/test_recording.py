@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -21,7 +22,7 @@ from kombu import Exchange, Queue
 
 from async_celery.errors import PayloadError
 from async_celery.recording import CeleryRecorder
-from async_celery.types import BackendCall, Recording, TaskMessage
+from async_celery.types import PUBLISHED_AT, BackendCall, Recording, TaskMessage
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DEADLINE = NOW + timedelta(hours=1)
@@ -100,7 +101,9 @@ def test_a_task_is_what_celery_itself_would_send(message: TaskMessage) -> None:
         **priority,
     )
     ((body, options),) = captor.sent
+    before = time.time()
     publication = CeleryRecorder(celery_app(**conf), new_child_id=str).task(message)
+    assert before <= publication.options["headers"].pop(PUBLISHED_AT) <= time.time()
     assert publication.task_id == "id"
     assert publication.mandatory
     assert publication.body == body
@@ -230,11 +233,15 @@ async def test_a_long_canvas_leaves_the_loop() -> None:
         here = threads.copy()
         await record(group(task("a") for _ in range(300)))
         await record(chunks(task("a"), iter([(1,), (2,)]), 1))
+        large = threads[3:]
+        # Of a chain only the first step becomes a message now: the others take little.
+        await record(chain(task("a") for _ in range(100)))
+        await record(chain(task("a"), group(task("a") for _ in range(300)), task("b")))
     finally:
         signals.before_task_publish.disconnect(note)
     assert set(here) == {threading.current_thread().name}
-    assert set(threads[3:]) == {"async-celery-recorder_0"}
-    assert len(threads) == 3 + 300 + 2
+    assert large == ["async-celery-recorder_0"] * (300 + 2)
+    assert threads[3 + 300 + 2 :] == [threading.current_thread().name, "async-celery-recorder_0"]
 
 
 async def test_recordings_beside_each_other_do_not_mix() -> None:

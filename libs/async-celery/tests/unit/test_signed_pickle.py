@@ -1,11 +1,13 @@
 """Signed pickle: what is ours comes back as it was, and nothing else is so much as unpickled."""
 
+import ast
 import builtins
 import copyreg
 import functools
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from celery import Celery, chord
+from celery import Celery, chain, chord
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import serialization
@@ -502,12 +504,51 @@ class TestClient:
         with pytest.raises(PayloadError, match=r"^argument 'bad' cannot be serialised: .*Stranger is none of"):
             self.encoder().task(self.message(Decimal(1), ok=1, bad=Stranger()))
 
+    async def test_it_signs_every_message_of_a_workflow(self) -> None:
+        recorder = CeleryRecorder(
+            Celery(broker="amqp://127.0.0.1:9", backend="redis://127.0.0.1:9", set_as_current=False),
+            new_child_id=iter(map(str, range(100))).__next__,
+        )
+        step = recorder.app.signature("a.task", (date(2030, 1, 1),), options={"serializer": SERIALIZER})
+        deadline = datetime.now(UTC) + timedelta(minutes=1)
+        recording = await recorder.canvas(
+            chord([step, chain(step, step, app=recorder.app)], step, app=recorder.app),
+            workflow_id="the-whole",
+            accepted_at=datetime.now(UTC),
+            deadline=deadline,
+        )
+        opened = [OURS.open(OURS.seal(publication.body)) for publication in recording.publications]
+        assert [each.task_id for each in opened] == [each.task_id for each in recording.publications]
+        assert {each.expires for each in opened} == {deadline.timestamp()}
+        assert {each[0] for each in opened} == {(date(2030, 1, 1),)}
+        assert opened[0][2]["chord"]["args"] == (date(2030, 1, 1),)
+        assert opened[1][2]["chain"][0]["args"] == (date(2030, 1, 1),)
+
     async def test_the_fake_takes_it_as_it_is(self) -> None:
         async with FakeCelery() as fake:
             await fake.send_task("a.task", (Point(x=Decimal(1)),), queue="q", serializer=SERIALIZER)
             fake.assert_sent("a.task", (Point(x=Decimal(1)),))
             with pytest.raises(PayloadError, match="Stranger"):
                 await fake.send_task("a.task", (Stranger(),), queue="q", serializer=SERIALIZER)
+
+
+@dataclass(frozen=True)
+class Invoice:
+    due: date
+    total: Decimal
+
+
+async def test_the_readmes_example_runs() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SignedPickle(" in code)
+    names: dict[str, Any] = {**vars(signed_pickle), "Invoice": Invoice, "secret": KEY, "date": date}
+    try:
+        async with FakeCelery() as names["client"]:
+            code = compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            await eval(code, names)  # noqa: S307 (our own text)
+            names["client"].assert_sent("pay", (Invoice(date(2030, 1, 31), Decimal("19.99")),), queue="invoices")
+    finally:
+        KOMBU.unregister(SERIALIZER)
 
 
 def test_every_class_that_is_always_allowed_only_holds_data() -> None:

@@ -266,6 +266,9 @@ async def test_a_backend_that_is_down(fake: FakeCelery) -> None:
             await handle.status()
         with pytest.raises(BackendError):
             await fake.ping_backend()
+        with pytest.raises(ResultTimeout) as caught:
+            await handle.result(timeout=0.01)
+        assert not caught.value.revoked
         fake.succeed("slow", 1)
         with pytest.raises(ResultTimeout):
             await handle.result(timeout=0.01, on_timeout=OnTimeout.KEEP)

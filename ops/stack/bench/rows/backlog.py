@@ -22,7 +22,7 @@ def _turns(scale: Scale) -> list[Turn]:
             round=number,
             act=partial(_act, contender=contender, count=count),
         )
-        for number in range(scale.pick(1, 3))
+        for number in range(scale.pick(1, 2))
         for contender in _CONTENDERS
     ]
 

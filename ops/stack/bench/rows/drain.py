@@ -25,7 +25,8 @@ class Worker:
     """A worker: its name in the table, the contender that it belongs to, and its options.
 
     `filler` queues the tasks and checks the results. `progress` says where it is seen: `results` in Redis, what
-    is left in the `queue`, or in `arq`'s sorted set. A fast one gets `times` as many tasks.
+    is left in the `queue`, or in `arq`'s sorted set. A fast one gets `times` as many tasks. `other_keys` is how
+    many keys it makes in Redis besides the results.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Worker:
     filler: Contender = LIMIT
     progress: str = "results"
     times: int = 1
+    other_keys: int = 0
     types: tuple[str, ...] = ("classic", "quorum")
 
 
@@ -68,7 +70,7 @@ def _done(lab: Lab, worker: Worker, queue: str, count: int) -> Callable[[], int]
         return lambda: count - lab.broker.count(queue)
     if worker.progress == "arq":
         return lambda: count - lab.store.members(queue)
-    return lab.store.keys
+    return lambda: lab.store.keys() - worker.other_keys
 
 
 def _rate(done: Callable[[], int], count: int, running: Running) -> float:

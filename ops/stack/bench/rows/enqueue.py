@@ -34,8 +34,8 @@ def case(queue_type: str, senders: int) -> str:
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    seconds = scale.pick(0.2, 2.0)
-    rounds = {"classic": scale.pick(2, 5), "quorum": scale.pick(1, 5)}
+    seconds = scale.pick(0.2, 1.0)
+    rounds = {"classic": scale.pick(2, 5), "quorum": scale.pick(1, 2)}
     return [
         Turn(
             contender=contender.name,

@@ -23,7 +23,7 @@ _CONTENDERS = (REFERENCE, THREAD_POOL, OURS, EMPTY)
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    seconds = scale.pick(0.6, 4.0)
+    seconds = scale.pick(0.6, 3.0)
     return [
         Turn(
             contender=contender.name,

@@ -52,9 +52,9 @@ def case(worker: str, callers: int) -> str:
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    seconds, count = scale.pick(0.4, 3.0), scale.pick(3000, 20000)
+    seconds, count = scale.pick(0.4, 2.0), scale.pick(3000, 20000)
     turns = []
-    for number in range(scale.pick(1, 4)):
+    for number in range(scale.pick(1, 3)):
         turns.append(
             Turn(contender=FAST_WORKER.name, case=case(FAST, 50), round=number, act=partial(_limit, count=count))
         )

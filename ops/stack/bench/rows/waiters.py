@@ -29,7 +29,9 @@ def case(count: int) -> str:
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    hold = scale.pick(1.5, 5.0)
+    hold = scale.pick(1.5, 3.0)
+    # The many take half a minute each.
+    rounds = {1000: scale.pick(1, 3), 10000: scale.pick(0, 1)}
     return [
         Turn(
             contender=contender.name,
@@ -37,8 +39,8 @@ def _turns(scale: Scale) -> list[Turn]:
             round=number,
             act=partial(_act, contender=contender, count=count, hold=hold),
         )
-        for count in scale.pick(COUNTS[:1], COUNTS)
-        for number in range(scale.pick(1, 3))
+        for count in COUNTS
+        for number in range(rounds[count])
         for contender in _CONTENDERS
     ]
 

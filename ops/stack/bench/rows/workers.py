@@ -1,11 +1,11 @@
-"""Workers: how fast they run no-op tasks and store the results. Baselines; our own worker comes with issue 5.
+"""Workers: how fast they run no-op tasks and store the results.
 
 What belongs here: that row.
 """
 
 from functools import partial
 
-from stack.bench.contenders import AIO_CELERY, ARQ, CELERY, LIMIT, TASKIQ
+from stack.bench.contenders import AIO_CELERY, ARQ, CELERY, LIMIT, OURS, TASKIQ
 from stack.bench.lab import Lab
 from stack.bench.row import Column, Found, Row, Scale, Standing, Table, Turn
 from stack.bench.rows.drain import Worker, drain
@@ -30,7 +30,22 @@ def _celery(
     )
 
 
+def _ours(name: str, *, prefetch: int = 4, events: bool = False) -> Worker:
+    return Worker(
+        name=name,
+        contender=OURS,
+        options={"pool": "prefork", "concurrency": 2, "prefetch": prefetch, "events": events},
+        other_keys=1,  # the history
+    )
+
+
+CELERYS = "Celery prefork -c 2"
+"""What ours is compared with: Celery's defaults."""
+
 WORKERS = (
+    _ours(OURS.name),
+    _ours(f"{OURS.name}, events on", events=True),
+    _ours(f"{OURS.name}, prefetch 1", prefetch=1),
     _celery("prefork -c 1", "prefork", 1),
     _celery("prefork -c 1, events on", "prefork", 1, events=True),
     _celery("prefork -c 2", "prefork", 2),
@@ -44,13 +59,13 @@ WORKERS = (
     Worker(name="limit: bare asyncio consumer", contender=LIMIT, times=10),
 )
 _QUICK = {
-    "classic": ("Celery prefork -c 2", "Celery prefork -c 2, events on", *(one.name for one in WORKERS[6:])),
-    "quorum": ("Celery prefork -c 2",),
+    "classic": (OURS.name, CELERYS, f"{CELERYS}, events on", *(one.name for one in WORKERS[9:])),
+    "quorum": (OURS.name, CELERYS),
 }
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    count = scale.pick(600, 4000)
+    count = scale.pick(600, 3000)
     return [
         Turn(
             contender=worker.name,
@@ -59,7 +74,7 @@ def _turns(scale: Scale) -> list[Turn]:
             act=partial(_act, worker=worker, queue_type=queue_type, count=count),
         )
         for queue_type in TYPES
-        for number in range(scale.pick(1, 3))
+        for number in range(scale.pick(1, 2))
         for worker in WORKERS
         if queue_type in worker.types and (scale.is_full or worker.name in _QUICK[queue_type])
     ]
@@ -71,15 +86,16 @@ def _act(lab: Lab, _: Standing, *, worker: Worker, queue_type: str, count: int) 
 
 ROW = Row(
     name="workers",
-    title="Workers (baselines; ours comes with issue 5)",
+    title="Workers",
     conditions="The queue is filled with no-op tasks before the worker starts; the rate is that from the first "
     "tenth of the results to the last, read in Redis (with `ignore_result`: what is left in the "
     "queue, in RabbitMQ). Every stored result is compared with its task's argument. Celery without "
     "gossip and mingle, otherwise its defaults (early acks, prefetch 4 per process; solo 64, because "
-    "with 4 it mostly waits); events are those of `-E`, which nobody consumes. taskiq, aio-celery "
-    "and arq: one process, their defaults. aio-celery cannot declare a quorum queue; arq has no "
-    "broker.",
-    contenders=(CELERY, TASKIQ, AIO_CELERY, ARQ, LIMIT),
+    "with 4 it mostly waits); ours is that prefork, -c 2, with late acks and everything that its promises "
+    "need switched on (`contenders/async_celery/worker.py`); events are those of `-E`, which nobody "
+    "consumes. taskiq, aio-celery and arq: one process, their defaults. aio-celery cannot declare a quorum "
+    "queue; arq has no broker.",
+    contenders=(OURS, CELERY, TASKIQ, AIO_CELERY, ARQ, LIMIT),
     turns=_turns,
     tables=(
         Table(

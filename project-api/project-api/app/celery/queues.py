@@ -1,8 +1,8 @@
 """The queues as the API finds them at its start: RabbitMQ declares a queue only once, with whatever arguments.
 
-How it works: the API declares its queues before it takes requests. A broker that is away is no reason not to start:
-then the first message declares them. Queues that are there and are others never become right by waiting: every POST
-would be a 503, so the process says what to do, and ends.
+How it works: the API declares its queues before it takes requests. A broker that is away is no reason not to
+start: then the first message declares them. Queues that are there and are others never become right by waiting:
+every POST would be a 503, so the process says what to do, and ends.
 
 What belongs here: that check.
 """

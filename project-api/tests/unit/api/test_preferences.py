@@ -36,6 +36,21 @@ def test_prefer(headers: list[str], respond_async: bool, wait: int | None) -> No
     assert parse_prefer(headers) == Preference(respond_async=respond_async, wait=wait)
 
 
+@pytest.mark.parametrize(
+    ("header", "cancels"),
+    [
+        ("cancel-on-disconnect", True),
+        ("wait=5, Cancel-On-Disconnect;x", True),
+        ('cancel-on-disconnect=""', True),
+        ("cancel-on-disconnect=no", False),
+        ("cancel", False),
+        ("", False),
+    ],
+)
+def test_cancelling_on_disconnect_is_asked_for(header: str, cancels: bool) -> None:
+    assert parse_prefer([header]).cancel_on_disconnect is cancels
+
+
 @given(st.lists(st.text(max_size=200), max_size=5))
 def test_any_header_can_be_read(headers: list[str]) -> None:
     preference = parse_prefer(headers)

@@ -36,6 +36,9 @@ def request(path: str) -> Request:
         (async_celery.TaskNotFound("an-id"), 404, "an-id"),
         (async_celery.TaskExpired("an-id"), 410, "an-id"),
         (async_celery.TaskRevoked(task_id="an-id", name=None, reason="revoked"), 409, "an-id"),
+        (async_celery.BadCursor("x"), 400, None),
+        (async_celery.DeadLetterNotFound("a-letter"), 404, None),
+        (async_celery.Unsupported("no history here"), 501, None),
         (async_celery.BackendError("Redis did not answer"), 503, None),
         (DatabaseError("PostgreSQL did not answer"), 503, None),
         (ShuttingDownError("an-id"), 503, "an-id"),
@@ -51,6 +54,13 @@ async def test_an_error_becomes_its_problem(error: Exception, status: int, task_
     assert body["instance"] == "/v1/x"
     assert body.get("taskId") == task_id
     assert app.exception_handlers[type(error)] is problems._from_table
+
+
+async def test_a_failed_tasks_code_is_a_member() -> None:
+    for code in ("too-small", None):
+        error = async_celery.TaskFailed(task_id="id", name=None, type="TooSmall", message="3", code=code)
+        response = await problems._from_table(request("/v1/x"), error)
+        assert json.loads(bytes(response.body)).get("code", "absent") == (code or "absent")
 
 
 def test_the_openapi_text_describes_problems() -> None:

@@ -2,8 +2,8 @@
 
 How it works: Celery's Redis backend with the same keys and the same JSON, so that every Celery client reads what
 is stored here. Where Celery asks for the stored result, stores the new one and then counts the part of a chord,
-one script (`scripts.py`) does all of it and feeds the history. The first terminal state of a task stays. All calls
-can be repeated, and are when Redis does not answer (`result_backend_always_retry`).
+one script (`scripts.py`) does all of it and feeds the history. The first terminal state of a task stays. All
+calls can be repeated, and are when Redis does not answer (`result_backend_always_retry`).
 
 A chord's body is sent by the member that completes the count. Whoever is not known to have sent it, because its
 process died, has not acknowledged its message either: the message comes back, the task is found finished, and
@@ -28,6 +28,7 @@ from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from async_celery import tombstones
+from async_celery.types import PUBLISHED_AT
 from async_celery.worker import scripts
 from async_celery.worker.connection import Connection
 from async_celery.worker.encoding import encode, encode_result, error
@@ -85,24 +86,31 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     # ---- before and while a task runs ----
 
-    def begin(self, task_id: str, root_id: str | None, *, redelivered: bool) -> Beginning:
+    def begin(self, task_id: str, root_id: str | None, *, redelivered: bool, retried: bool = False) -> Beginning:
         """Return what is known of a task that is about to run; count the run when it is a repeated one.
 
         Args:
             task_id: its id.
             root_id: of the workflow it belongs to.
             redelivered: whether the broker says that its message was delivered before.
+            retried: whether it is a retry, whose earlier messages may have been delivered again.
         """
         commands: list[tuple[str | bytes | int, ...]] = [
             ("EXISTS", *_tombstones(task_id, root_id)),
             ("GETRANGE", self.get_key_for_task(task_id), 0, _LONGEST_BEGINNING - 1),
         ]
+        key = _attempts_key(task_id)
         if redelivered:
-            key = _attempts_key(task_id)
             commands.append(("INCR", key))
             commands.append(("EXPIRE", key, self.expires or _A_DAY))
-        answers = self._ensure_retryable(self._connection, *commands)
-        return Beginning(answers[0] > 0, answers[1].startswith(_FINAL), answers[2] if redelivered else 0)
+        elif retried:
+            commands.append(("GET", key))
+        tombs, stored, *counts = self._ensure_retryable(self._connection, *commands)
+        finished = stored.startswith(_FINAL)
+        if finished and redelivered:
+            # Its runs are not counted any more: the key went with its end.
+            self._ensure_retryable(self._connection, ("DEL", key))
+        return Beginning(tombs > 0, finished, int(counts[0] or 0) if counts else 0)
 
     def give_back(self, task_id: str) -> None:
         """Take back the count of a repeated run: the worker that stops gives the task back unfinished.
@@ -289,12 +297,14 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             case [scripts.COMPLETE, header, parts]:
                 self._send_body(request, header, parts)
             case [scripts.SIZE_UNKNOWN] if self._is_outlived(request):
-                reason = f"what was stored of its members expired, after {self.chord_expires} s, before all had ended"
+                reason = (
+                    f"what was stored of its members expired, after {self.chord_expires} s, before all had ended"
+                )
                 self._fail_body(request, ChordError(f"{reason}: raise result_chord_expires or result_expires"))
 
     def _is_outlived(self, request: _Request) -> bool:
         """Return whether a task was sent so long ago that what was stored of its chord has expired."""
-        published = request.get("x-published-at")
+        published = request.get(PUBLISHED_AT)
         return bool(published and self.chord_expires and time.time() - published >= self.chord_expires)
 
     def _send_body(self, request: _Request, header: bytes, parts: list[bytes]) -> None:
@@ -313,16 +323,22 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         try:
             self.app.amqp._retry_publish(body.delay, results)
         except passing as exc:
-            logger.warning("The body of chord %s could not be sent, member %s goes back", request.group, request.id)
-            raise Reject(exc, requeue=True) from exc
+            logger.warning(
+                "The body of chord %s could not be sent, member %s goes back", request.group, request.id
+            )
+            raise Reject(str(exc), requeue=True) from exc
         except Exception as exc:
             self._fail_body(request, ChordError(f"Callback error: {exc!r}"))
             return
         self._close_chord(request)
 
     def _fail_body(self, request: _Request, exc: ChordError) -> None:
-        logger.error("chord %s: its body fails after member %s: %s", request.group, request.id, exc)
-        self.chord_error_from_stack(maybe_signature(request.chord, app=self.app), exc)
+        logger.error("The body of chord %s fails after its member %s: %s", request.group, request.id, exc)
+        try:
+            raise exc
+        except ChordError:
+            # Celery takes the stack from what is being handled.
+            self.chord_error_from_stack(maybe_signature(request.chord, app=self.app), exc)
         self._close_chord(request)
 
     def _close_chord(self, request: _Request) -> None:
@@ -400,7 +416,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             meta["attempts"] = 1 + (request.retries or 0) + request.get("redeliveries", 0)
             get = request.get
             timeline = {
-                "published": get("x-published-at"),
+                "published": get(PUBLISHED_AT),
                 "received": get("received_at"),
                 "started": get("started_at"),
                 "finished": finished,

@@ -1,14 +1,15 @@
 """The clock of a pool's process: says STARTED of what takes its time, and stops what is cancelled.
 
 How it works: one daemon thread per process, started in the child by its first task: a thread would not survive
-the fork. Arming it for a task costs a few attribute assignments; a task that ends within `started_after` costs no more, and while nothing runs the thread
-sleeps. It stores STARTED, then looks every `cancel_check_interval` for the tombstone of the task that runs now.
-Having found it, it sends the process a signal, whose handler raises `TaskCancelled` in the main thread, where the
-task is. A task that has not ended `cancel_grace` later (it swallows the exception, or is deep in C code) is ended
-with its process: the broker delivers its message again, which then meets the tombstone and is REVOKED.
+the fork. Arming it for a task costs a few attribute assignments; a task that ends within `started_after` costs no
+more, and while nothing runs the thread sleeps. It stores STARTED, then looks every `cancel_check_interval` for
+the tombstone of the task that runs now. Having found it, it sends the process a signal, whose handler raises
+`TaskCancelled` in the main thread, where the task is. A task that has not ended `cancel_grace` later (it swallows
+the exception, or is deep in C code) is ended with its process: the broker delivers its message again, which then
+meets the tombstone and is REVOKED.
 
-No other task is ever hit: the handler runs in the thread that arms and disarms, and raises only in the run that was
-found cancelled; the kill happens under a lock that the end of a run takes too.
+No other task is ever hit: the handler runs in the thread that arms and disarms, and raises only in the run that
+was found cancelled; the kill happens under a lock that the end of a run takes too.
 
 Only pools of processes have a clock. With the pools `solo` and `threads`, a cancelled task does not start, and
 one that runs ends where it calls `raise_if_cancelled`; STARTED is never stored there.
@@ -21,7 +22,6 @@ import os
 import signal
 import threading
 import time
-from types import FrameType
 from typing import Any
 
 from billiard.process import current_process
@@ -95,7 +95,7 @@ class Clock:
             with self._lock:
                 self._run = None
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, *_: object) -> None:
         run = self._run
         if run is not None and run.cancelled and not run.over and not run.told:
             run.told = True
@@ -154,12 +154,13 @@ class Clock:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+# A process has one main thread, and so one clock.
 _clock: Clock | None = None
 
 
 def clock_for(app: Any) -> Clock | None:
     """Return this process's clock, made for the first task that runs here; None where it can have none."""
-    global _clock  # noqa: PLW0603 (a process has one main thread, and so one clock)
+    global _clock
     if _clock is None and current_process().name != "MainProcess":
         _clock = Clock(policy_of(app))
     return _clock
@@ -168,7 +169,7 @@ def clock_for(app: Any) -> Clock | None:
 def raise_if_cancelled() -> None:
     """End the running task if it was cancelled; for tasks that work in steps.
 
-    Asks Redis at most once per `cancel_check_interval`, so it may be called often. Outside a task it does nothing.
+    Asks Redis at most once per `cancel_check_interval`, so it may be called often. Does nothing outside a task.
 
     Raises:
         TaskCancelled: let it pass.

@@ -1,10 +1,10 @@
 """Consumer: takes messages from the broker, and drops none without a word.
 
-How it works: Celery acknowledges what it cannot decode, and discards what it does not know; some malformed messages
-end the worker. Here each message is looked at before it becomes a task. One that cannot become one is rejected,
-which makes it a dead letter, and a FAILURE that says why is stored for whoever waits, where its id can be read; a
-chord that it is a part of fails. Should Redis be away or the worker die in between, whoever works off the dead
-letters (`reaper.py`) stores the same.
+How it works: Celery acknowledges what it cannot decode, and discards what it does not know; some malformed
+messages end the worker. Here each message is looked at before it becomes a task. One that cannot become one is
+rejected, which makes it a dead letter, and a FAILURE that says why is stored for whoever waits, where its id can
+be read; a chord that it is a part of fails. Should Redis be away or the worker die in between, whoever works off
+the dead letters (`reaper.py`) stores the same.
 
 Only messages of Celery's protocol 2 are taken, which all clients have sent since Celery 4.
 
@@ -47,6 +47,11 @@ class Consumer(celery.worker.consumer.Consumer):
 
     Blueprint = liveness.Blueprint
 
+    # Celery's own, which its type stubs lack.
+    strategies: dict[str, Any]
+    connection_errors: tuple[type[Exception], ...]
+    event_dispatcher: Any
+
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""
         handle = super().create_task_handler()
@@ -61,12 +66,12 @@ class Consumer(celery.worker.consumer.Consumer):
 
         return receive
 
-    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+    def on_invalid_task(self, _: Any, message: Any, exc: Exception) -> None:
         """Refuse what Celery could not make a request of."""
         self.refuse(message, exc)
 
     def refuse(self, message: Any, exc: Exception) -> None:
-        """Make the message a dead letter, and its task a failure that says why; unless nobody wants it any more."""
+        """Make the message a dead letter, and its task a failure that says why; unless it has expired."""
         headers = message.headers if isinstance(message.headers, dict) else {}
         task_id, name = headers.get("id"), headers.get("task")
         if isinstance(exc, DecodeError) and isinstance(task_id, str) and _has_expired(headers):
@@ -114,7 +119,9 @@ def refusal_of(message: Any, *, known: Container[str]) -> Exception | None:
 def _check(message: Any, *, known: Container[str]) -> None:
     """Raise when the message cannot become a task."""
     headers = message.headers
-    if not (isinstance(headers, dict) and isinstance(headers.get("task"), str) and isinstance(headers.get("id"), str)):
+    if not (
+        isinstance(headers, dict) and isinstance(headers.get("task"), str) and isinstance(headers.get("id"), str)
+    ):
         raise InvalidTaskError("it has no headers `id` and `task`")
     for name, types in _HEADER_TYPES.items():
         if not isinstance(headers.get(name), types):
@@ -140,7 +147,9 @@ def _parts(message: Any) -> tuple[Any, Any, Any]:
 def context_of(message: Any) -> Context:
     """Return what the result backend needs to know of a message's task, as far as it can be read."""
     headers = message.headers if isinstance(message.headers, dict) else {}
-    context = {name: value for name, value in headers.items() if isinstance(value, _HEADER_TYPES.get(name, object))}
+    context = {
+        name: value for name, value in headers.items() if isinstance(value, _HEADER_TYPES.get(name, object))
+    }
     context["delivery_info"] = {"routing_key": message.delivery_info.get("routing_key")}
     try:
         args, kwargs, embed = _parts(message)
@@ -154,10 +163,10 @@ def context_of(message: Any) -> Context:
 
 def _has_expired(headers: dict[str, Any]) -> bool:
     try:
-        expires = maybe_make_aware(maybe_iso8601(headers.get("expires")))
+        expires = maybe_iso8601(headers.get("expires"))
     except (ValueError, TypeError, AttributeError):
         return False
-    return expires is not None and expires < datetime.now(UTC)
+    return expires is not None and maybe_make_aware(expires) < datetime.now(UTC)
 
 
 def _explained(message: Any, exc: Exception) -> Exception:
@@ -172,8 +181,12 @@ def _explained(message: Any, exc: Exception) -> Exception:
                 "whose worker takes it (accept_content)"
             )
         case DecodeError() | UnicodeError():
-            return DecodeError(f"the body is not what its content type, {message.content_type}, says: {exc}"[:500])
+            return DecodeError(
+                f"the body is not what its content type, {message.content_type}, says: {exc}"[:500]
+            )
         case InvalidTaskError():
-            return InvalidTaskError(f"not a task message of Celery's protocol 2, {exc}: send it with a Celery client")
+            return InvalidTaskError(
+                f"not a task message of Celery's protocol 2, {exc}: send it with a Celery client"
+            )
         case _:
             return InvalidTaskError(f"the message cannot be read ({type(exc).__name__}: {exc})"[:500])

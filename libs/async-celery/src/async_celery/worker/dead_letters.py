@@ -15,6 +15,7 @@ What belongs here: names, arguments, headers, and publishing so that nothing is 
 from collections.abc import Mapping
 from typing import Any
 
+from amqp import Message as AmqpMessage
 from amqp.exceptions import AMQPError
 from celery import bootsteps
 from kombu import Connection, Exchange, Queue
@@ -43,10 +44,10 @@ INBOX = Queue(
 PARKED = Queue(
     "dead-letters",
     durable=True,
-    # To look at a message is to fetch it and to give it back. A quorum queue writes each of that to its log, which
-    # it cannot cut as long as an older message lies in it, and RabbitMQ 4 counts it as a failed delivery. To a
-    # classic queue it is nothing, and the message is back in its old place. Durable, persistent and confirmed, what
-    # lies there survives the broker's death as well.
+    # To look at a message is to fetch it and to give it back. A quorum queue writes each of that to its log,
+    # which it cannot cut as long as an older message lies in it, and RabbitMQ 4 counts it as a failed delivery.
+    # To a classic queue it is nothing, and the message is back in its old place. Durable, persistent and
+    # confirmed, what lies there survives the broker's death as well.
     queue_arguments={"x-queue-type": "classic"},
 )
 """Where dead letters are kept until somebody decides."""
@@ -67,9 +68,7 @@ ATTEMPTS = "x-dead-letter-attempts"
 _DEATH = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-dead-letter-")
 """How headers begin that tell of an earlier death: RabbitMQ's and ours."""
 
-_NOT_COPIED = ("application_headers", "content_type", "content_encoding", "expiration")
-"""Properties that are given by themselves; and whoever gets the copy has time."""
-
+_PERSISTENT = 2
 _CONFIRM_TIMEOUT = 5.0  # s
 
 
@@ -113,17 +112,15 @@ def publish_copy(
         routing_key: see `exchange`.
 
     Raises:
-        AMQPError, OSError: no queue has confirmed it. It may have arrived.
+        AMQPError, OSError, OperationalError: no queue has confirmed it. It may have arrived.
     """
+    # By itself it would try to connect for ever.
+    connection.ensure_connection(max_retries=0)
     channel: Any = connection.default_channel
-    properties = {name: value for name, value in message.properties.items() if name not in _NOT_COPIED}
-    copy = channel.prepare_message(
-        message.body,
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        headers=dict(headers),
-        properties={**properties, "delivery_mode": 2},
-    )
+    properties = {**message.properties, "application_headers": dict(headers), "delivery_mode": _PERSISTENT}
+    # It has waited for its time once.
+    properties.pop("expiration", None)
+    copy = AmqpMessage(message.body or b"", **properties)
     try:
         channel.basic_publish(
             copy,

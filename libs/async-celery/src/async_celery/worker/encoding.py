@@ -21,7 +21,7 @@ _LONGEST_ERROR = 4096
 """How many characters of an error's arguments are stored."""
 
 
-class ResultTooLarge(EncodeError):
+class ResultTooLarge(EncodeError):  # noqa: N818 (the name that clients read)
     """A task returned more than is stored."""
 
 
@@ -35,7 +35,9 @@ def encode(value: Any) -> str:
         return _encode(value)
     except Exception as exc:
         # TypeError, ValueError, RecursionError, and whatever a `__json__` or `__str__` of the value's raises.
-        raise EncodeError(f"the result is not JSON ({exc}): return what json.dumps(…, allow_nan=False) takes") from exc
+        raise EncodeError(
+            f"the result is not JSON ({exc}): return what json.dumps(…, allow_nan=False) takes"
+        ) from exc
 
 
 def encode_result(value: Any, *, max_bytes: int) -> str:
@@ -52,8 +54,8 @@ def encode_result(value: Any, *, max_bytes: int) -> str:
     text = encode(value)
     if len(text) > max_bytes:
         raise ResultTooLarge(
-            f"the result has {len(text)} bytes of JSON, and no more than {max_bytes} are stored: store it elsewhere "
-            "and return where, or raise max_result_bytes"
+            f"the result has {len(text)} bytes of JSON, and no more than {max_bytes} are stored: store it "
+            "elsewhere and return where, or raise max_result_bytes"
         )
     return text
 
@@ -68,7 +70,7 @@ def error(exc: BaseException) -> dict[str, Any]:
         code = getattr(type(exc), "code", None)
     return {
         "exc_type": type_,
-        "exc_message": _short(tuple(arguments)),
+        "exc_message": _short(tuple(arguments or ())),
         "exc_module": module,
         "code": code if isinstance(code, str) else None,
     }
@@ -96,6 +98,6 @@ def _short(arguments: tuple[Any, ...]) -> list[Any]:
     except Exception:  # noqa: S110 (whatever they are, their texts are taken)
         pass
     share = _LONGEST_ERROR // max(len(arguments), 1)
-    if share < 8:  # noqa: PLR2004 (so many that none would be read)
+    if share < len("one word"):
         return [safe_repr(arguments)[:_LONGEST_ERROR]]
     return [(argument if isinstance(argument, str) else safe_repr(argument))[:share] for argument in arguments]

@@ -23,21 +23,16 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._policy = policy_of(consumer.app)
         self._timer: Any = None
-
-    def include_if(self, consumer: Any) -> bool:
-        """Return whether there is a file to touch."""
-        return policy_of(consumer.app).heartbeat_file is not None
 
     def start(self, consumer: Any) -> None:
         """Touch it now, and from now on."""
-        file = self._policy.heartbeat_file
-        assert file is not None
-        file.touch()
-        self._timer = consumer.timer.call_repeatedly(self._policy.heartbeat_interval, file.touch)
+        policy = policy_of(consumer.app)
+        if (file := policy.heartbeat_file) is not None:
+            file.touch()
+            self._timer = consumer.timer.call_repeatedly(policy.heartbeat_interval, file.touch)
 
-    def stop(self, consumer: Any) -> None:
+    def stop(self, _: Any) -> None:
         """Leave it alone: connected no more."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,8 +1,8 @@
 """What a worker adds to the messages that it sends itself: retries, the next step of a chain, a chord's body.
 
-How it works: Celery's signal `before_task_publish` hands out each message's headers. They get the time of sending,
-as every client's message has it. A message that a running task causes also gets the caller's own headers, such
-as the id of an HTTP request, unless it brings them itself: Celery copies them to retries only.
+How it works: Celery's signal `before_task_publish` hands out each message's headers. They get the time of
+sending, as every client's message has it. A message that a running task causes also gets the caller's own
+headers, such as the id of an HTTP request, unless it brings them itself: Celery copies them to retries only.
 
 What belongs here: headers of messages that leave a worker.
 """
@@ -13,8 +13,7 @@ from typing import Any
 from celery import signals
 from celery._state import get_current_task
 
-PUBLISHED_AT = "x-published-at"
-"""Header: when the message was sent, in s since 1970."""
+from async_celery.types import PUBLISHED_AT
 
 # Celery's Context counts these among the caller's.
 _NOT_THE_CALLERS = frozenset({"properties", "received_at", "redeliveries", "started_at", "cancel_check_due"})

@@ -2,15 +2,15 @@
 
 Run it beside the workers, with the same app: `python -m async_celery.worker.reaper -A tasks:app -l INFO`.
 
-How it works: one loop without threads. Each message in the dead letters' inbox is settled by what RabbitMQ says of
-its newest death. One that has expired in its queue was waited for in vain: its task becomes REVOKED (`expired`), and
-that is all. Every other one ends its task as a FAILURE, unless that has ended already, and is parked with the
-reason, until somebody deletes or replays it. Workers store most of these failures themselves; the reaper stores
-those that they could not. Once a second it looks at the workflows that are due (`sweeper.py`).
+How it works: one loop without threads. Each message in the dead letters' inbox is settled by what RabbitMQ says
+of its newest death. One that has expired in its queue was waited for in vain: its task becomes REVOKED
+(`expired`), and that is all. Every other one ends its task as a FAILURE, unless that has ended already, and is
+parked with the reason, until somebody deletes or replays it. Workers store most of these failures themselves;
+the reaper stores those that they could not. Once a second it looks at the workflows that are due (`sweeper.py`).
 
-A message is acknowledged last, when its task has ended for certain and its copy is confirmed; each step before can
-be done twice. So the reaper can be stopped or killed anywhere, several may run beside each other, and while Redis
-or the broker is away it waits. Wrong settings end it with code 1 and a message.
+A message is acknowledged last, when its task has ended for certain and its copy is confirmed; each step before
+can be done twice. So the reaper can be stopped or killed anywhere, several may run beside each other, and while
+Redis or the broker is away it waits. Wrong settings end it with code 1 and a message.
 
 What belongs here: the process, and the judgement of one dead letter. Queues and headers are `dead_letters.py`'s.
 """
@@ -18,7 +18,6 @@ What belongs here: the process, and the judgement of one dead letter. Queues and
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -35,7 +34,6 @@ from celery.app.utils import find_app
 from celery.exceptions import Reject
 from kombu import Connection, Consumer
 from kombu.exceptions import OperationalError
-from kombu.message import Message
 from redis.exceptions import AuthenticationError, RedisError
 
 from async_celery.worker import dead_letters
@@ -71,7 +69,7 @@ class Refused(Exception):  # noqa: N818
 
 _ENDINGS = {
     "delivery_limit": DeliveryLimitReached(
-        "its message came back unfinished as often as the queue's x-delivery-limit allows: look into the worker's log"
+        "its message came back unfinished as often as the queue's x-delivery-limit allows: see the worker's log"
     ),
     "maxlen": QueueOverflow("the queue was full and dropped it: set its x-overflow to reject-publish"),
 }
@@ -87,7 +85,7 @@ class Death:
     queue: str
 
     @classmethod
-    def of(cls, message: Message) -> "Death":
+    def of(cls, message: Any) -> "Death":
         """Read the newest death, which comes first; delayed messages bring along those in the delay's queues."""
         deaths = (message.headers or {}).get("x-death")
         newest = deaths[0] if deaths else {}
@@ -104,12 +102,13 @@ class Reaper:
     def __init__(self, app: "Celery") -> None:
         """Take the workers' app. Opens no connection."""
         self._app = app
-        self._backend: Any = app.backend
-        # A server that is away ends one round of the loop, not the loop's turn.
-        self._backend.always_retry = False
+        backend: Any = app.backend
+        # A server that is away ends a round of the loop, which begins the next one when it is back.
+        backend.always_retry = False
+        self._backend = backend
         self._sweeper = Sweeper(app)
         self._next_sweep = 0.0
-        self._arrived: deque[Message] = deque()
+        self._arrived: deque[Any] = deque()
 
     def run(self) -> NoReturn:
         """Work for ever.
@@ -125,14 +124,18 @@ class Reaper:
                     is_reported = False
                     self._work(inbox, parked)
             except (AccessRefused, NotAllowed) as exc:
-                raise SystemExit(f"The broker refuses the reaper: {exc}. Check broker_url: user, password, vhost.") from exc
+                raise SystemExit(
+                    f"The broker refuses the reaper: {exc}. Check broker_url: user, password, vhost."
+                ) from exc
             except PreconditionFailed as exc:
                 raise SystemExit(
-                    f"A queue of dead letters exists with other arguments: {exc}. Let it be worked off, delete it, "
-                    "and start again: it is declared anew."
+                    f"A queue of dead letters exists with other arguments: {exc}. Let it be worked off, delete "
+                    "it, and start again: it is declared anew."
                 ) from exc
             except AuthenticationError as exc:
-                raise SystemExit(f"Redis refuses the reaper: {exc}. Check result_backend: user, password.") from exc
+                raise SystemExit(
+                    f"Redis refuses the reaper: {exc}. Check result_backend: user, password."
+                ) from exc
             except _PASSING as exc:
                 log = logger.debug if is_reported else logger.warning
                 log("The reaper waits for its servers: %s: %s", type(exc).__name__, exc)
@@ -141,7 +144,7 @@ class Reaper:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[tuple[Connection, Connection]]:
-        """Open the connections to consume on and to publish on: a broker that takes no messages still gives them."""
+        """Open connections to consume and to publish: a broker that takes no messages still gives them."""
         self._backend.client.ping()
         inbox = self._app.connection_for_read(transport_options=_TIMEOUTS)
         # Confirms tell of a lost one; heartbeats would have to be read.
@@ -149,7 +152,7 @@ class Reaper:
             heartbeat=0, transport_options=_TIMEOUTS | {"confirm_publish": True}
         )
         try:
-            inbox.connect()
+            inbox.ensure_connection(max_retries=0)
             dead_letters.declare(inbox)
             yield inbox, parked
         finally:
@@ -181,7 +184,7 @@ class Reaper:
                 inbox.drain_events(timeout=max(0.01, self._next_sweep - time.monotonic()))
             inbox.heartbeat_check()
 
-    def _settle(self, message: Message, parked: Connection) -> None:
+    def _settle(self, message: Any, parked: Connection) -> None:
         """End a message's task, park the message if it is to be looked at, and acknowledge it."""
         death = Death.of(message)
         message.headers = dead_letters.without_deaths(message.headers or {})
@@ -202,9 +205,7 @@ class Reaper:
             logger.warning("A message without an id expired in %s", death.queue)
         else:
             headers = self._headers(message, death, meta)
-            dead_letters.publish_copy(
-                parked, message, headers, exchange="", routing_key=dead_letters.PARKED.name
-            )
+            dead_letters.publish_copy(parked, message, headers, exchange="", routing_key=dead_letters.PARKED.name)
             logger.warning(
                 "Task %s[%s] is a dead letter (%s in %s): %s: %s",
                 name,
@@ -216,11 +217,11 @@ class Reaper:
             )
         message.ack()
 
-    def _end(self, message: Message, death: Death) -> dict[str, Any]:
+    def _end(self, message: Any, death: Death) -> dict[str, Any]:
         """Give the task a terminal state, unless it has one; return what is stored then."""
         request = context_of(message)
         request.hostname = f"reaper@{socket.gethostname()}"
-        task_id = request.id
+        task_id = str(request.id)
         if self._stored(task_id)["status"] in states.READY_STATES:
             self._backend.follow_up(request)
         elif death.reason == _EXPIRED:
@@ -235,10 +236,10 @@ class Reaper:
         meta: dict[str, Any] = {"status": states.PENDING} if payload is None else self._backend.decode(payload)
         return meta
 
-    def _error(self, message: Message, death: Death) -> Exception:
+    def _error(self, message: Any, death: Death) -> Exception:
         return _ENDINGS.get(death.reason) or refusal_of(message, known=self._app.tasks) or _REFUSED
 
-    def _headers(self, message: Message, death: Death, meta: dict[str, Any] | None) -> dict[str, Any]:
+    def _headers(self, message: Any, death: Death, meta: dict[str, Any] | None) -> dict[str, Any]:
         """Return what the parked message says of itself."""
         headers = message.headers or {}
         task_id = headers.get("id")
@@ -270,11 +271,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always in the end; with a message when the settings are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m async_celery.worker.reaper", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m async_celery.worker.reaper", description=__doc__.splitlines()[0])
     parser.add_argument("-A", "--app", required=True, help="the workers' app: module:attribute")
-    parser.add_argument("-l", "--loglevel", default="INFO", type=str.upper, choices=logging.getLevelNamesMapping())
+    levels = logging.getLevelNamesMapping()
+    parser.add_argument("-l", "--loglevel", default="INFO", type=str.upper, choices=levels)
     options = parser.parse_args(arguments)
-    sys.path.insert(0, os.getcwd())
     app: Celery = find_app(options.app)
     app.loader.import_default_modules()
     app.finalize()

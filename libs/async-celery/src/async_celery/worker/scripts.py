@@ -1,9 +1,9 @@
 """The Lua of the result backend: what Redis does in one step, so that no crash comes between two halves of it.
 
 How it works: Redis runs a script as a whole or not at all, so a result and the count of it for its chord are one
-thing. Each step can be done again by whoever does not know whether it was done: the first terminal state of a task
-stays, a chord counts each of its members once, and a chord that was completed by one member is completed by the
-same one again until it is known that its body was sent.
+thing. Each step can be done again by whoever does not know whether it was done: the first terminal state of a
+task stays, a chord counts each of its members once, and a chord that was completed by one member is completed by
+the same one again until it is known that its body was sent.
 
 The keys of a chord and what is in them are those of Celery 5.7 (`CHORD_PART_RETURN_LUA` in its Redis backend),
 but for the claim, which holds the member that completed the chord instead of a random token: a member that comes
@@ -94,7 +94,8 @@ local function count(keys, args)
         return {'counted'}
     end
     redis.call('SET', claim, member, 'EX', claim_expires)
-    return {'complete', redis.call('GET', group) or '', redis.call(ordered and 'ZRANGE' or 'LRANGE', results, 0, -1)}
+    local parts = redis.call(ordered and 'ZRANGE' or 'LRANGE', results, 0, -1)
+    return {'complete', redis.call('GET', group) or '', parts}
 end
 """
 
@@ -147,7 +148,7 @@ COUNT = Script(_COUNT + "return count(KEYS, ARGV)")
 """Count a member for its chord, once, however often it is called.
 
 KEYS: .j results, .t members added later, .s size, .d members counted, the saved header, .c claim.
-ARGV: member, part, its place ('' for chords whose results come in the order of their ends), expiry of the chord and
-of its saved header in s (0 for never), expiry of the claim in s.
+ARGV: member, part, its place ('' for chords whose results come in the order of their ends), expiry of the chord
+and of its saved header in s (0 for never), expiry of the claim in s.
 Returns {'sent'}, {'size unknown'}, {'counted'} or {'complete', the saved header, all parts}.
 """

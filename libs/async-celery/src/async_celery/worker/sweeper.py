@@ -1,10 +1,10 @@
 """The sweeper: sees to it that every workflow has ended by its deadline, whatever happened to its parts.
 
 How it works: a client notes each workflow and its deadline in a sorted set of Redis before it publishes it. Once
-that has passed, no member of it starts any more (its `expires` has passed as well): each one that has no state is
-REVOKED (`expired`). One that runs may go on until its time limit; if it has no end by then, its worker is lost, and
-it is a FAILURE. A chord's body that was not sent by its deadline is ended like any other member, so what was never
-aggregated in time is never aggregated in part. What has ended is taken out of the set.
+that has passed, no member of it starts any more (its `expires` has passed as well): each one that has no state
+is REVOKED (`expired`). One that runs may go on until its time limit; if it has no end by then, its worker is
+lost, and it is a FAILURE. A chord's body that was not sent by its deadline is ended like any other member, so
+what was never aggregated in time is never aggregated in part. What has ended is taken out of the set.
 
 Whatever ended in the meantime keeps its state: the first terminal one stays. So several sweepers do no harm, and
 each step may be done again.
@@ -40,6 +40,9 @@ _STATES = {state.value: state for state in TaskState}
 
 class TimeLimitPassed(Exception):  # noqa: N818 (the name that clients read)
     """A task that ran at its workflow's deadline has not ended by its time limit: its worker is lost."""
+
+
+_LOST = TimeLimitPassed("it began in time, and has not ended within its time limit: its worker is lost")
 
 
 class Sweeper:
@@ -84,7 +87,7 @@ class Sweeper:
         try:
             return TaskRecord.decode(stored)
         except (ValueError, KeyError, TypeError) as exc:
-            logger.error("%s is no record of ours: %s", record_key(workflow_id), exc)
+            logger.warning("%s is no record of ours: %s", record_key(workflow_id), exc)
             return None
 
     def _has_ended(self, record: TaskRecord) -> bool:
@@ -112,12 +115,11 @@ class Sweeper:
             if state is TaskState.QUEUED:
                 self._backend.mark_as_revoked(leaf.id, "expired", request=_request(leaf, workflow_id))
             elif overdue:
-                lost = TimeLimitPassed("it began before its deadline, and did not end within its time limit: its worker is lost")
-                self._backend.mark_as_failure(leaf.id, lost, request=_request(leaf, workflow_id))
+                self._backend.mark_as_failure(leaf.id, _LOST, request=_request(leaf, workflow_id))
             else:
                 running = True
                 continue
-            logger.warning("Task %s[%s] was %s when its workflow %s was due", leaf.name, leaf.id, state, workflow_id)
+            logger.warning("Task %s[%s] was %s when workflow %s was due", leaf.name, leaf.id, state, workflow_id)
         return running
 
     def _states(self, task_ids: list[str]) -> dict[str, TaskState]:
@@ -130,7 +132,7 @@ class Sweeper:
 
 
 def _state(begin: bytes) -> TaskState:
-    """Return the state that a stored result begins with; one that is not Celery's own is a report while it runs."""
+    """Return the state that a stored result begins with; one that is not Celery's own is a task's report."""
     match = _STATE.match(begin)
     return _STATES.get(match[1].decode() if match else "", TaskState.PROGRESS)
 

@@ -1,17 +1,17 @@
 """ReliableTask: what every task does before its body, and how one that is cancelled ends.
 
 How it works: Celery runs a task through its tracer, which it puts on the task as `__trace__`. `ReliableTask` puts
-a guard around it, so that a task's own `before_start` and `__call__` stay what they are. The guard asks the result
-backend about the task, in one round trip. What has finished is acknowledged and not run again; what is cancelled is
-stored as REVOKED; what has begun too often, because it kills its processes, is stored as a FAILURE and becomes a
-dead letter. Anything else runs, watched by the clock.
+a guard around it, so that a task's own `before_start` and `__call__` stay what they are. The guard asks the
+result backend about the task, in one round trip. What has finished is acknowledged and not run again; what is
+cancelled is stored as REVOKED; what has begun too often, because it kills its processes, is stored as a FAILURE
+and becomes a dead letter. Anything else runs, watched by the clock.
 
 While Redis is away the guard waits for it, as the storing of results does (`result_backend_always_retry`): a task
 that may be cancelled does not run. Where that setting is off, the message goes back to its queue.
 
-How an attempt is counted: a message that the broker delivers again was begun before, or at least given to a worker;
-its start counts in Redis. The first start costs no write. So a task whose first delivery ended before its start
-has one attempt less.
+How an attempt is counted: a message that the broker delivers again was begun before, or at least given to a
+worker; its start counts in Redis. The first start costs no write. So a task whose first delivery ended before
+its start has one attempt less.
 
 What belongs here: the two ends of a run. What happens in between is in `clock.py`, what the main process makes of
 it in `request.py`.
@@ -21,6 +21,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -79,25 +80,38 @@ class ReliableTask(Task[Any, Any]):
         finally:
             watch.disarm()
 
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Send the task; also a retry of it. `countdown` is rounded up to whole seconds.
+
+        Delayed delivery counts whole seconds, and Celery raises for less than one.
+        """
+        if options.get("countdown"):
+            options["countdown"] = ceil(options["countdown"])
+        return super().apply_async(*args, **options)
+
     def _guard(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         """Run the tracer, if this task may begin. Returns what the tracer does."""
         backend: Any = self.backend
         redelivered = bool((request.get("delivery_info") or {}).get("redelivered"))
+        retries = request.get("retries") or 0
         try:
-            beginning = backend.begin(uuid, request.get("root_id"), redelivered=redelivered)
+            beginning = backend.begin(uuid, request.get("root_id"), redelivered=redelivered, retried=retries > 0)
         except Exception as exc:
-            _logger.error("Task %s[%s] goes back to its queue, the result backend is away: %s", self.name, uuid, exc)
+            _logger.warning(
+                "Task %s[%s] goes back to its queue: the result backend says %s", self.name, uuid, exc
+            )
             return _outcome(Reject(str(exc), requeue=True))
-        request["redeliveries"] = beginning.redeliveries
-        request["started_at"] = time.time()
-        runs = (request.get("retries") or 0) + beginning.redeliveries
+        # Until it begins: this run is none yet.
+        request["redeliveries"] = beginning.redeliveries - 1
         try:
             if beginning.finished:
                 return self._follow_up(uuid, args, kwargs, request)
             if beginning.revoked:
                 return self._revoke(uuid, args, kwargs, request, "revoked")
-            if runs >= policy_of(self.app).max_attempts:
-                return self._give_up(uuid, args, kwargs, request, runs)
+            if (runs := retries + beginning.redeliveries) >= policy_of(self.app).max_attempts:
+                return self._give_up(uuid, args, kwargs, request, runs, beginning.redeliveries)
+            request["redeliveries"] = beginning.redeliveries
+            request["started_at"] = time.time()
             return tracer(uuid, args, kwargs, request)
         except TaskCancelled:
             # It may have been raised just before the body's own end.
@@ -107,7 +121,8 @@ class ReliableTask(Task[Any, Any]):
 
     def _follow_up(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         _logger.info("Task %s[%s] has finished before and does not run again", self.name, uuid)
-        self.backend.follow_up(self._context(args, kwargs, request))
+        backend: Any = self.backend
+        backend.follow_up(self._context(args, kwargs, request))
         return _outcome(Ignore())
 
     def _revoke(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any], reason: str) -> Any:
@@ -116,9 +131,9 @@ class ReliableTask(Task[Any, Any]):
         self.backend.mark_as_revoked(uuid, reason, request=context, store_result=self._stores(context))
         return _outcome(Revoked(reason))
 
-    def _give_up(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any], runs: int) -> Any:
+    def _give_up(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any], runs: int, lost: int) -> Any:
         exc: Exception
-        most, lost = policy_of(self.app).max_attempts, request["redeliveries"]
+        most = policy_of(self.app).max_attempts
         if lost:
             exc = WorkerLost(
                 f"its worker died {lost} times in {runs} runs, and no more than {most} are begun: find in the "
@@ -126,8 +141,8 @@ class ReliableTask(Task[Any, Any]):
             )
         else:
             exc = MaxRetriesExceededError(
-                f"it has run {runs} times and wants to run again, and no more than {most} runs are begun: give the "
-                "task a smaller max_retries, or the worker's Policy more max_attempts"
+                f"it has run {runs} times and wants to run again, and no more than {most} runs are begun: give "
+                "the task a smaller max_retries, or the worker's Policy more max_attempts"
             )
         _logger.error("Task %s[%s] is given up: %s", self.name, uuid, exc)
         context = self._context(args, kwargs, request)

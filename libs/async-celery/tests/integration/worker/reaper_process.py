@@ -27,6 +27,7 @@ class ReaperProcess:
             folder: for its log; one that is started again goes on in it.
             settings: those of the workers whose dead letters it settles.
         """
+        folder.mkdir(exist_ok=True)
         self.log = folder / "reaper.log"
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None

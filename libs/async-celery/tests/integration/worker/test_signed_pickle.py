@@ -20,8 +20,8 @@ from async_celery.signed_pickle import CONTENT_TYPE, SERIALIZER, KeyRing, Signed
 from ..conftest import Address
 from .conftest import WorkerFactory
 from .pickle_app import KEY, NEXT_KEY, SIGNED, Shipment, make_pickle_app
-from .test_consumer import publish
-from .worker_process import WorkerProcess, wait_until
+from .test_consumer_faults import publish
+from .worker_process import WorkerProcess, close_app, wait_until
 
 KOMBU: Any = serialization
 ONE, TWO = Decimal("1.50"), Decimal("2.25")
@@ -46,7 +46,7 @@ def worker(vhost: str, backend: Address, tmp_path_factory: pytest.TempPathFactor
         queue="pickle",
         app="tests.integration.worker.pickle_app:app",
     ) as running:
-        running.client.close()
+        close_app(running.client)
         running.client = make_pickle_app(running.settings)
         yield running
     KOMBU.unregister(SERIALIZER)
@@ -90,12 +90,27 @@ def dead_letters(worker: WorkerProcess, count: int) -> set[str]:
     return ids
 
 
+SHIPMENT = Shipment(
+    weight=ONE, left=datetime(2026, 11, 22, tzinfo=UTC), due=date(2026, 12, 22), labels=frozenset({"fragile"})
+)
+
+
 def test_arguments_arrive_as_they_are(worker: WorkerProcess) -> None:
-    shipment = Shipment(
-        weight=ONE, left=datetime(2026, 11, 22, tzinfo=UTC), due=date(2026, 12, 22), labels=frozenset({"fragile"})
-    )
-    result = worker.ended(send(worker, "describe", shipment))["result"]
-    assert result == {name: repr(value) for name, value in vars(shipment).items()}
+    result = worker.ended(send(worker, "describe", SHIPMENT))["result"]
+    assert result == {name: repr(value) for name, value in vars(SHIPMENT).items()}
+
+
+def test_a_failure_over_such_an_argument_is_stored(worker: WorkerProcess) -> None:
+    """As text: what is stored is JSON."""
+    meta = worker.stored(send(worker, "fail", SHIPMENT))
+    assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "ValueError")
+    assert "fragile" in repr(meta["result"]["exc_message"])
+
+
+def test_a_result_that_json_cannot_hold_is_a_failure(worker: WorkerProcess) -> None:
+    """Only arguments are pickled, never results."""
+    meta = worker.stored(send(worker, "echo", SHIPMENT))
+    assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "EncodeError")
 
 
 def test_nothing_else_is_run(worker: WorkerProcess, tmp_path: Path) -> None:

@@ -45,10 +45,17 @@ def wait_until(condition: Callable[[], bool], timeout: float = 10.0, *, what: st
     return time.monotonic() - started
 
 
+def alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie is dead."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
 def management(method: str, path: str, body: object = None) -> bytes:
     """Ask RabbitMQ's management API; `path` starts after `/api`."""
     env = os.environ
-    request = urllib.request.Request(  # noqa: S310 (a server that the tests were given)
+    request = urllib.request.Request(
         f"http://{env['RABBITMQ_HOST']}:{env['RABBITMQ_MANAGEMENT_PORT']}/api{path}",
         data=None if body is None else json.dumps(body).encode(),
         method=method,
@@ -76,6 +83,16 @@ def own_vhost() -> Iterator[str]:
         yield url
     finally:
         management("DELETE", f"/vhosts/{vhost}")
+
+
+def close_app(app: Celery) -> None:
+    """Close what Celery leaves open of a client that has sent and read."""
+    backend: Any = app.backend
+    # A result that is collected later unsubscribes, on a connection that it opens for that.
+    backend.remove_pending_result = lambda result: result
+    backend.result_consumer.stop()
+    backend.client.connection_pool.disconnect()
+    app.close()
 
 
 class WorkerProcess:
@@ -201,7 +218,7 @@ class WorkerProcess:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self.client.close()
+        close_app(self.client)
 
     def __enter__(self) -> "WorkerProcess":
         return self.start()
@@ -216,19 +233,33 @@ class WorkerProcess:
 
     def ended(self, task_id: str, timeout: float = 10.0) -> dict[str, Any]:
         """Wait until a task has a terminal state; return what is stored of it."""
-        wait_until(lambda: self.meta(task_id)["status"] in states.READY_STATES, timeout, what=f"the end of {task_id}")
+        wait_until(
+            lambda: self.meta(task_id)["status"] in states.READY_STATES, timeout, what=f"the end of {task_id}"
+        )
         return self.meta(task_id)
 
     def stored(self, task_id: str, timeout: float = 10.0) -> dict[str, Any]:
-        """Wait until a task has a terminal state; return the JSON that is stored, as no Celery client shows it."""
+        """Wait until a task has a terminal state; return the JSON that is stored for it."""
         self.ended(task_id, timeout)
-        meta: dict[str, Any] = json.loads(self.client.backend.get(self.client.backend.get_key_for_task(task_id)))
+        backend: Any = self.client.backend
+        meta: dict[str, Any] = json.loads(backend.get(backend.get_key_for_task(task_id)))
         return meta
 
     def send(self, name: str, *args: Any, **options: Any) -> str:
         """Send a task by name; return its id. `options` are Celery's."""
         result: Any = self.client.send_task(name, args, **options)
         return str(result.id)
+
+    def wait_for_dead_letters(self) -> list[Message]:
+        """Wait until there are some in the inbox; take them."""
+        letters: list[Message] = []
+
+        def arrived() -> bool:
+            letters.extend(self.dead_letters())
+            return bool(letters)
+
+        wait_until(arrived, what="the dead letter")
+        return letters
 
     def dead_letters(self) -> list[Message]:
         """Take what lies in the inbox of dead letters."""

@@ -21,7 +21,7 @@ from async_celery import TaskState
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
 DeadLetterId = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:@-]{0,254}\z", description="a dead letter's id")
+    str, Path(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:@-]{0,254}$", description="a dead letter's id")
 ]
 
 

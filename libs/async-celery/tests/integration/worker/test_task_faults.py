@@ -17,7 +17,7 @@ from ..conftest import Address
 from ..faults import scaled
 from ..redis_server import RedisServer
 from .conftest import WorkerFactory
-from .worker_process import WorkerProcess, wait_until
+from .worker_process import WorkerProcess, alive, wait_until
 
 FAST = Policy(started_after=0.05, cancel_check_interval=0.02, cancel_grace=0.5)
 
@@ -42,7 +42,7 @@ def running(worker: WorkerProcess, task_id: str) -> None:
 
 
 def test_only_what_takes_its_time_shows_as_started(worker: WorkerProcess, redis_client: "redis.Redis") -> None:
-    with redis_client.pubsub() as pushed:
+    with redis_client.pubsub() as pushed:  # type: ignore[no-untyped-call]
         pushed.psubscribe("celery-task-meta-*")
         fast, slow = worker.send("add", 1, 2), worker.send("sleep", 0.3)
         worker.ended(fast)
@@ -134,20 +134,21 @@ def test_task_that_will_not_end_is_killed(worker: WorkerProcess, redis_client: "
 
 
 def test_terminate_by_an_operator_cancels(worker: WorkerProcess) -> None:
-    """Flower's button and `celery control terminate` send a signal in plain Celery, whoever runs there by then."""
+    """Flower's button: in plain Celery it sends a signal, whoever runs there by then."""
     children = worker.children()
     task = worker.send("sleep", 30)
     running(worker, task)
     worker.client.control.terminate(task, signal="SIGKILL")
     assert worker.ended(task, 3)["status"] == "REVOKED"
     assert worker.children() == children
+    assert all(alive(child) for child in children)
 
 
 def test_cancelling_as_tasks_end_never_hits_another(worker: WorkerProcess, redis_client: "redis.Redis") -> None:
     """R14: each cancel comes at about the moment when its task ends and the next one begins."""
     count = scaled(60, 1000)
     children = worker.children()
-    moments = random.Random(14)  # noqa: S311 (a replayable test)
+    moments = random.Random(14)
     cancelled, innocent = [], []
     for _ in range(count):
         cancelled.append(worker.send("sleep", 0.1))
@@ -180,14 +181,14 @@ def test_poison_ends_as_failure_and_dead_letter(worker: WorkerProcess, redis_cli
     task = worker.send("die")
     others = [worker.send("add", 1, n) for n in range(10)]
     meta = worker.ended(task, 40)
-    assert meta["status"] == "FAILURE"
+    assert (meta["status"], meta["attempts"]) == ("FAILURE", FAST.max_attempts)
     assert "WorkerLost" in repr(meta["result"])
     assert len(worker.oracle.executions(task)) == FAST.max_attempts
     assert [worker.ended(other)["status"] for other in others] == ["SUCCESS"] * 10
-    letters: list[Any] = []
-    wait_until(lambda: bool(letters.extend(worker.dead_letters()) or letters), what="the dead letter")
-    assert [letter.headers["id"] for letter in letters] == [task]
-    assert letters[0].headers["x-death"][0]["reason"] == "rejected"
+    letter: Any
+    (letter,) = worker.wait_for_dead_letters()
+    assert letter.headers["id"] == task
+    assert letter.headers["x-death"][0]["reason"] == "rejected"
     assert not redis_client.exists(f"task-attempts:{task}")
 
 
@@ -197,6 +198,19 @@ def test_retries_count_as_attempts(worker: WorkerProcess) -> None:
     assert meta["status"] == "FAILURE"
     assert "5 times" in repr(meta["result"])
     assert len(worker.oracle.executions(task)) == FAST.max_attempts
+
+
+def test_deaths_and_retries_are_counted_together(worker: WorkerProcess) -> None:
+    task = worker.send("die_and_retry")
+    meta = worker.ended(task, 30)
+    assert (meta["status"], meta["attempts"]) == ("FAILURE", FAST.max_attempts)
+    assert len(worker.oracle.executions(task)) == FAST.max_attempts
+    worker.wait_for_dead_letters()
+
+
+def test_short_countdowns_are_rounded_up(worker: WorkerProcess) -> None:
+    task = worker.send("retry_times", 1, 0.5)
+    assert worker.ended(task)["result"] == 1
 
 
 def test_what_has_finished_does_not_run_again(worker: WorkerProcess) -> None:
@@ -239,7 +253,9 @@ def test_a_retry_keeps_them_too(worker: WorkerProcess) -> None:
 # ---- Redis away ----
 
 
-def test_task_waits_for_redis_rather_than_run_cancelled(make_worker: WorkerFactory, redis_server: RedisServer) -> None:
+def test_task_waits_for_redis_rather_than_run_cancelled(
+    make_worker: WorkerFactory, redis_server: RedisServer
+) -> None:
     worker = make_worker(backend=redis_server.url(), conf={"redis_socket_timeout": 1}).start()
     worker.ended(worker.send("add", 1, 2))
     with redis.Redis.from_url(redis_server.url()) as client:

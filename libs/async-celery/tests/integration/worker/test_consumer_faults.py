@@ -1,4 +1,4 @@
-"""No message is dropped without a word: what cannot become a task is a dead letter, and a FAILURE for its waiter."""
+"""No message is dropped without a word: what is no task is a dead letter, and a FAILURE for its waiter."""
 
 import json
 import pickle
@@ -27,18 +27,21 @@ def worker(vhost: str, backend: Address, tmp_path_factory: pytest.TempPathFactor
 def publish(worker: WorkerProcess, body: object, headers: object, content_type: str = JSON, **more: Any) -> None:
     """Publish what no Celery client would."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    with worker.client.connection_for_write() as connection, connection.channel() as channel:
+    with worker.client.connection_for_write() as connection:
+        channel: Any = connection.default_channel
         message = channel.prepare_message(
-            raw, content_type=content_type, content_encoding=more.pop("content_encoding", "utf-8"), headers=headers
+            raw,
+            content_type=content_type,
+            content_encoding=more.pop("content_encoding", "utf-8"),
+            headers=headers,
         )
         message.properties.update(more)
         channel.basic_publish(message, exchange=worker.settings.queue, routing_key=worker.settings.queue)
 
 
 def only_dead_letter(worker: WorkerProcess) -> Any:
-    letters: list[Any] = []
-    wait_until(lambda: bool(letters.extend(worker.dead_letters()) or letters), what="the dead letter")
-    (letter,) = letters
+    letter: Any
+    (letter,) = worker.wait_for_dead_letters()
     assert letter.headers["x-death"][0]["reason"] == "rejected"
     assert letter.headers["x-death"][0]["queue"] == worker.settings.queue
     return letter
@@ -130,7 +133,8 @@ def test_bad_arguments_are_the_tasks_own_failure(worker: WorkerProcess) -> None:
 
 
 def test_broken_remote_control_is_dropped(worker: WorkerProcess) -> None:
-    with worker.client.connection_for_write() as connection, connection.channel() as channel:
+    with worker.client.connection_for_write() as connection:
+        channel: Any = connection.default_channel
         message = channel.prepare_message(b"{", content_type=JSON, content_encoding="utf-8")
         channel.basic_publish(message, exchange="celery.pidbox", routing_key="")
     wait_until(lambda: "Can't decode message body" in worker.text)

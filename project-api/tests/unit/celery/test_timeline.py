@@ -1,0 +1,75 @@
+"""Timelines, from plain values."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from app.celery.timeline import Timeline
+from async_celery import TaskState, TaskStatus, TaskTimeline
+
+ID = "00000000-0000-4000-8000-000000000000"
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def task(state: TaskState = TaskState.SUCCESS, *, began: float = 1, ended: float | None = 2) -> TaskStatus:
+    finished = None if ended is None else at(ended)
+    timeline = TaskTimeline(received_at=at(began), started_at=at(began), finished_at=finished)
+    return TaskStatus(id=ID, name="add", state=state, timeline=timeline, finished_at=finished, accepted_at=START)
+
+
+def steps(timeline: Timeline) -> dict[str, float | None]:
+    return {step.step: step.milliseconds for step in timeline.steps}
+
+
+def test_each_step_is_timed_from_the_known_one_before_it() -> None:
+    noted = {"accepted": at(0).timestamp(), "confirmed": at(0.25).timestamp(), "delivered": at(2.5).timestamp()}
+    assert steps(Timeline.from_status(task(), noted)) == {
+        "accepted": None, "confirmed": 250, "received": 750, "started": 0, "finished": 1000, "stored": 0,
+        "delivered": 500,
+    }  # fmt: skip
+
+
+def test_clocks_that_differ_are_not_hidden() -> None:
+    noted = {"confirmed": at(1.5).timestamp()}
+    assert steps(Timeline.from_status(task(), noted))["received"] == -500
+
+
+def test_without_notes_the_id_says_when_it_was_accepted() -> None:
+    assert list(steps(Timeline.from_status(task(), {}))) == [
+        "accepted",
+        "received",
+        "started",
+        "finished",
+        "stored",
+    ]
+    # The workflow was accepted, not its member.
+    assert "accepted" not in steps(Timeline.from_status(task()))
+
+
+def test_what_a_later_version_may_note_is_left_out() -> None:
+    assert "eaten" not in steps(Timeline.from_status(task(), {"eaten": 1.0}))
+
+
+def test_a_workflow_begins_with_its_first_task_and_finishes_with_its_last() -> None:
+    members = (task(began=3, ended=4), task(began=1, ended=2), task(began=2, ended=5))
+    whole = TaskStatus(id=ID, state=TaskState.SUCCESS, children=members, finished_at=at(5), accepted_at=START)
+    document = Timeline.from_status(whole, {})
+    assert {step.step: step.at for step in document.steps} == {
+        "accepted": START, "received": at(1), "started": at(1), "finished": at(5), "stored": at(5)
+    }  # fmt: skip
+    assert len(document.children) == 3
+
+
+def test_an_unfinished_workflow_has_not_finished() -> None:
+    members = (task(), task(TaskState.STARTED, ended=None))
+    whole = TaskStatus(id=ID, state=TaskState.STARTED, children=members)
+    assert list(steps(Timeline.from_status(whole, {}))) == ["received", "started"]
+
+
+def test_times_are_written_in_utc_with_milliseconds() -> None:
+    there = START.astimezone(timezone(timedelta(hours=5, minutes=30))) + timedelta(microseconds=1999)
+    whole = TaskStatus(id=ID, state=TaskState.QUEUED, accepted_at=there)
+    document = Timeline.from_status(whole, {}).model_dump(mode="json")
+    assert document["steps"] == [{"step": "accepted", "at": "2030-01-01T00:00:00.001Z", "milliseconds": None}]
