@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 from rich.console import Console
-from rich.table import Table
 
 from stack.errors import StackError
 from stack.instance import Instance
@@ -33,15 +32,15 @@ def show_all(instance: Instance, console: Console) -> None:
     if not page["dead_letters"]:
         console.print("There are no dead letters.")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", no_wrap=True)
-    for title in ("DIED", "TASK", "QUEUE", "REASON", "ERROR", "RUNS"):
-        table.add_column(title, overflow="fold")
+    rows = [("ID", "DIED", "TASK", "ERROR", "REASON")]
     for letter in page["dead_letters"]:
-        runs = "-" if letter["attempts"] is None else str(letter["attempts"])
-        cells = (_time(letter), letter["name"] or "-", letter["queue"], letter["reason"], _error(letter), runs)
-        table.add_row(letter["id"], *(cell.replace("[", r"\[") for cell in cells))
-    console.print(table)
+        name = letter["name"] or "-"
+        rows.append((letter["id"], _time(letter), name, letter["error"]["type"], letter["reason"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        # Plain lines: a table would cut ids to fit a narrow terminal.
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        console.print(line.rstrip(), soft_wrap=True, highlight=False, markup=False)
     if page["more"]:
         console.print(f"These are the oldest {_MOST_SHOWN}; there are others.")
 
@@ -59,7 +58,7 @@ def show(instance: Instance, letter_id: str, console: Console) -> None:
         "died": _time(letter),
         "queue": letter["queue"],
         "reason": letter["reason"],
-        "error": _error(letter),
+        "error": f"{letter['error']['type']}: {letter['error']['message']}",
         "runs": letter["attempts"],
         "arguments": letter["arguments"],
         "keyword arguments": letter["keyword_arguments"],
@@ -108,10 +107,6 @@ def delete_all(instance: Instance, console: Console) -> None:
 
 def _time(letter: dict[str, Any]) -> str:
     return str(letter["died_at"])[:19].replace("T", " ") + "Z"
-
-
-def _error(letter: dict[str, Any]) -> str:
-    return f"{letter['error']['type']}: {letter['error']['message']}"
 
 
 def _api(instance: Instance) -> str:

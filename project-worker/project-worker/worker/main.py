@@ -11,7 +11,7 @@ What belongs here: wiring. Values that differ between machines are in `config.py
 
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 
 from async_celery.queues import work_queue
 from async_celery.signed_pickle import CONTENT_TYPE, KeyRing, SignedPickle
@@ -74,8 +74,21 @@ def _create(settings: Settings, *, queue: str) -> Celery:
     install(app, _policy(settings))
     # The app can send to every queue. Without -Q, its worker consumes its own alone.
     app.amqp.queues.select([queue])
+    _work_only(app, queue)
     install_logging(settings)
     return app
+
+
+def _work_only(app: Celery, queue: str) -> None:
+    """Have a worker refuse to start on another app's queue: it would end all tasks there as failures."""
+
+    def check(instance: Any, **_: Any) -> None:
+        if instance.app is app and (others := sorted(set(app.amqp.queues.consume_from) - {queue})):
+            raise SystemExit(
+                f"this app works the queue {queue} alone, not {', '.join(others)}: start it with -Q {queue}"
+            )
+
+    signals.celeryd_after_setup.connect(check, weak=False)
 
 
 def _policy(settings: Settings) -> Policy:

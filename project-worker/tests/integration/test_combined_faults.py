@@ -79,19 +79,25 @@ async def test_a8_combined_chaos(chaotic: OwnSystem, tmp_path: Path) -> None:
 
 async def _measured(system: OwnSystem) -> dict[str, int]:
     """Return what must not grow."""
-    counts = await asyncio.to_thread(
+    said = await asyncio.to_thread(
         system.evaluate,
-        "Queues = rabbit_amqqueue:list(), "
-        "Messages = [Count || Queue <- Queues, {messages, Count} <- rabbit_amqqueue:info(Queue, [messages])], "
-        'io:format("~p ~p ~p ~p ", [length(rabbit_networking:connections()), length(rabbit_channel:list()), '
-        "length(Queues), lists:sum(Messages)]), ok.",
+        'io:format("~p ~p ", [length(rabbit_networking:connections()), length(rabbit_channel:list())]), '
+        '[io:format("~s ~p ~p ", [element(4, amqqueue:get_name(Queue)), Ready, Unacked]) || Queue <- '
+        "rabbit_amqqueue:list(), [{_, Ready}, {_, Unacked}] <- "
+        "[rabbit_amqqueue:info(Queue, [messages_ready, messages_unacknowledged])]], ok.",
     )
-    connections, channels, queues, messages = map(int, counts.split()[:4])
+    connections, channels, *queues = said.split()[:-1]
+    messages = {
+        f"{kind} in {name}": int(count)
+        for name, *counts in zip(queues[::3], queues[1::3], queues[2::3], strict=True)
+        for kind, count in zip(("ready", "unacked"), counts, strict=True)
+        if count != "0"
+    }
     return {
-        "connections": connections,
-        "channels": channels,
-        "queues": queues,
-        "messages": messages,
+        "connections": int(connections),
+        "channels": int(channels),
+        "queues": len(queues) // 3,
+        **messages,
         "attempts kept for ever": sum(
             system.redis.client.ttl(key) < 0 for key in system.redis.client.keys("task-attempts:*")
         ),
@@ -107,11 +113,12 @@ async def _settled(system: OwnSystem, before: dict[str, int]) -> dict[str, int]:
     after: dict[str, int] = {}
 
     async def as_before() -> bool:
+        after.clear()
         after.update(await _measured(system))
         return not grown()
 
     def grown() -> dict[str, int]:
-        return {name: after[name] for name, count in before.items() if after[name] > count + _slack(name)}
+        return {name: count for name, count in after.items() if count > before.get(name, 0) + _slack(name)}
 
     await eventually(as_before, 60, lambda: f"it is as it was before, {before}; grown: {grown()}")
     return after

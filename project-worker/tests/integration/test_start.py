@@ -12,7 +12,7 @@ from worker_process import IMPORT_ROOT, SEED_COMMAND, RunningWorker, management,
 
 from project_contracts.headers import REQUEST_ID
 from project_contracts.integers import INTEGERS_SUM
-from project_contracts.queues import PROJECT_WORKER
+from project_contracts.queues import PROJECT_WORKER, PROJECT_WORKER_PICKLE
 
 
 @pytest.mark.parametrize("request_id", [None, "a-request.1"])
@@ -60,9 +60,14 @@ def test_queue_keeps_what_it_accepts_and_sends_on_what_it_gives_up(worker: Runni
     assert way in {(each["source"], each["destination"], each["routing_key"]) for each in returns}
 
 
-def test_unknown_queue_stops_the_start_with_a_message() -> None:
+@pytest.mark.parametrize(
+    ("app", "queue"),
+    [("tasks", "project-wroker"), ("tasks", PROJECT_WORKER_PICKLE), ("pickle_tasks", PROJECT_WORKER)],
+)
+def test_a_queue_that_is_not_the_app_s_own_stops_the_start_with_a_message(app: str, queue: str) -> None:
+    command = SEED_COMMAND.replace("tasks:app", f"{app}:app").replace("-Q project-worker", f"-Q {queue}")
     started = subprocess.run(
-        [sys.executable, "-m", "celery", *SEED_COMMAND.replace("-Q project-worker", "-Q project-wroker").split()],
+        [sys.executable, "-m", "celery", *command.split()],
         cwd=IMPORT_ROOT,
         env=os.environ,
         capture_output=True,
@@ -71,7 +76,7 @@ def test_unknown_queue_stops_the_start_with_a_message() -> None:
         check=False,
     )
     assert started.returncode != 0
-    assert "project-wroker" in started.stderr
+    assert queue in started.stderr
 
 
 def test_lost_connections_are_noticed(worker: RunningWorker) -> None:

@@ -358,7 +358,11 @@ async def test_tombstones_say_whether_what_runs_is_stopped(
     results = make_results(result_expires=100)
     assert await results.bury(["a", "b"], terminate=True)
     assert await results.bury(["c"], terminate=False)
-    assert redis_server.client.mget(map(tombstones.key_of, "abc")) == [b"revoked", b"revoked", b"revoked-if-queued"]
+    assert redis_server.client.mget(map(tombstones.key_of, "abc")) == [
+        b"revoked",
+        b"revoked",
+        b"revoked-if-queued",
+    ]
     assert 90 < int(str(redis_server.client.ttl("task-revoked:c"))) <= 100
 
 
@@ -418,7 +422,8 @@ async def test_only_what_has_no_state_is_marked_revoked_and_its_waiters_hear_of_
         "SUCCESS",
     ]
     assert 0 < int(str(redis_server.client.ttl(f"celery-task-meta-{queued}"))) <= 86400
-    ((_, entry),) = redis_server.client.xrange("task-history")
+    client: Any = redis_server.client
+    ((_, entry),) = client.xrange("task-history")
     assert (entry[b"id"], entry[b"state"]) == (queued.encode(), b"REVOKED")
     await results.mark_revoked([])
 

@@ -266,15 +266,19 @@ async def test_a_backend_that_is_down(fake: FakeCelery) -> None:
             await handle.status()
         with pytest.raises(BackendError):
             await fake.ping_backend()
-        with pytest.raises(ResultTimeout) as caught:
-            await handle.result(timeout=0.01)
-        assert not caught.value.revoked
         fake.succeed("slow", 1)
         with pytest.raises(ResultTimeout):
             await handle.result(timeout=0.01, on_timeout=OnTimeout.KEEP)
         assert not waiting.done()
     async with asyncio.timeout(5):
         assert await waiting == 1
+
+
+async def test_without_a_tombstone_nothing_counts_as_revoked(fake: FakeCelery) -> None:
+    handle = await fake.send_task("slow", queue="q")
+    with fake.backend_down(), pytest.raises(ResultTimeout) as caught:
+        await handle.result(timeout=0.01)
+    assert not caught.value.revoked
 
 
 async def test_assert_sent(fake: FakeCelery) -> None:

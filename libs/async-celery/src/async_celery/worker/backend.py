@@ -13,6 +13,7 @@ aggregate is whole by construction.
 What belongs here: what a worker reads and writes in Redis. Values become JSON in `encoding.py`.
 """
 
+import math
 import time
 from datetime import UTC, datetime
 from functools import cached_property
@@ -304,7 +305,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     def _is_outlived(self, request: _Request) -> bool:
         """Return whether a task was sent so long ago that what was stored of its chord has expired."""
-        published = request.get(PUBLISHED_AT)
+        published = _published_at(request)
         return bool(published and self.chord_expires and time.time() - published >= self.chord_expires)
 
     def _send_body(self, request: _Request, header: bytes, parts: list[bytes]) -> None:
@@ -416,7 +417,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             meta["attempts"] = 1 + (request.retries or 0) + request.get("redeliveries", 0)
             get = request.get
             timeline = {
-                "published": get(PUBLISHED_AT),
+                "published": _published_at(request),
                 "received": get("received_at"),
                 "started": get("started_at"),
                 "finished": finished,
@@ -427,11 +428,14 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     def _payload(self, state: str, result: str, meta: dict[str, Any]) -> str:
         """Return what is stored; `result` is JSON already. The state stands first: see `scripts.py`."""
+        most = self._policy.max_result_bytes
         try:
-            rest = encode_result(meta, max_bytes=self._policy.max_result_bytes)
+            rest = encode_result(meta, max_bytes=most)
         except EncodeError:
-            # Celery's messages take arguments that are not JSON, and of any length.
-            rest = encode({**meta, "args": None, "kwargs": None})
+            # Messages bring arguments and headers that are not JSON, and of any length.
+            rest = encode(
+                {name: value if _is_storable(value, most // len(meta)) else None for name, value in meta.items()}
+            )
         return f'{{"status": {encode(state)}, "result": {result}, {rest[1:]}'
 
 
@@ -449,6 +453,21 @@ def _attempts_key(task_id: str) -> str:
 def _is_member(request: _Request) -> bool:
     """Return whether a task's end is to be counted for a chord."""
     return bool(request and request.chord and request.group and request.id)
+
+
+def _is_storable(value: Any, max_bytes: int) -> bool:
+    try:
+        encode_result(value, max_bytes=max_bytes)
+    except EncodeError:
+        return False
+    return True
+
+
+def _published_at(request: _Request) -> float | None:
+    """Return when a task was sent, in unix s, as far as its message says so."""
+    published = request.get(PUBLISHED_AT)
+    # A header, so it can be anything.
+    return published if isinstance(published, float | int) and math.isfinite(published) else None
 
 
 def _history_entry(state: str, result: Any, meta: dict[str, Any], request: _Request) -> list[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from amqp import Message as AmqpMessage
 from amqp.exceptions import AMQPError
+from amqp.serialization import dumps
 from celery import bootsteps
 from kombu import Connection, Exchange, Queue
 from kombu.message import Message
@@ -69,6 +70,9 @@ _DEATH = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-d
 """How headers begin that tell of an earlier death: RabbitMQ's and ours."""
 
 _PERSISTENT = 2
+_MOST_HEADER_BYTES = 120 * 1024
+"""All headers go into one frame, of 128 KiB with the properties; a larger one closes the connection."""
+
 _CONFIRM_TIMEOUT = 5.0  # s
 
 
@@ -97,6 +101,14 @@ class DeadLetterTopology(bootsteps.StartStopStep):
 def without_deaths(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the headers that the message had when it was sent."""
     return {name: value for name, value in headers.items() if not name.startswith(_DEATH)}
+
+
+def can_be_sent(headers: Mapping[str, Any]) -> bool:
+    """Return whether a message can have these headers: some can be read and not written, or are too long now."""
+    try:
+        return len(dumps("F", [dict(headers)])) <= _MOST_HEADER_BYTES
+    except Exception:  # what the encoder meets in values that it does not know
+        return False
 
 
 def publish_copy(

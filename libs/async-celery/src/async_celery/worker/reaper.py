@@ -87,8 +87,11 @@ class Death:
     @classmethod
     def of(cls, message: Any) -> "Death":
         """Read the newest death, which comes first; delayed messages bring along those in the delay's queues."""
-        deaths = (message.headers or {}).get("x-death")
-        newest = deaths[0] if deaths else {}
+        match (message.headers or {}).get("x-death"):
+            case [dict() as newest, *_]:
+                pass
+            case _:
+                newest = {}
         return cls(
             reason=str(newest.get("reason", "unknown")),
             # A work queue's dead letters have its name for routing key.
@@ -259,7 +262,10 @@ class Reaper:
         }
         if meta is not None and isinstance(attempts := meta.get("attempts"), int):
             told[dead_letters.ATTEMPTS] = attempts
-        return {**headers, **told}
+        if dead_letters.can_be_sent({**headers, **told}):
+            return {**headers, **told}
+        # Nothing else of it may keep the inbox from being emptied.
+        return {**told, "id": str(task_id)[:_LONGEST_TEXT], "task": str(headers.get("task"))[:_LONGEST_TEXT]}
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -62,8 +62,8 @@ class ReliableRequest(Request):
             if isinstance(exc, TimeLimitExceeded):
                 # The pool's own says the number and no more.
                 exc_info.exception = TimeLimitExceeded(
-                    f"it ran longer than its time limit of {exc.args[0]:g} s, and its process was killed: give it "
-                    "less to do at once, or a longer time_limit"
+                    f"it ran longer than its time limit of {exc.args[0]:g} s, and its process was killed: let it "
+                    "do less at once, or give it a longer time_limit"
                 )
             super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
+from redis.exceptions import RedisError
 
 from async_celery.status import workflow_status
 from async_celery.types import DEADLINES, Meta, TaskNode, TaskRecord, TaskState, record_key
@@ -66,7 +67,14 @@ class Sweeper:
         client = self._backend.client
         due = client.zrange(DEADLINES, "-inf", time.time() - _GRACE, byscore=True, offset=0, num=_AT_ONCE)
         for workflow_id in due:
-            self._end(workflow_id.decode())
+            try:
+                self._end(workflow_id.decode())
+            except RedisError:
+                raise
+            except Exception:
+                # Whatever is stored there: the others must have their turn.
+                logger.exception("Workflow %s cannot be ended", workflow_id)
+                client.zrem(DEADLINES, workflow_id)
 
     def _end(self, workflow_id: str) -> None:
         """End what has not ended of a workflow; forget it when all of it has."""

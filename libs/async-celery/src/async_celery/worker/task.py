@@ -29,6 +29,7 @@ from celery import Task, states
 from celery.app.task import Context, get_actual_ignore_result  # type: ignore[attr-defined]  # older stubs
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
+from kombu.exceptions import OperationalError
 
 from async_celery.worker.clock import TaskCancelled, clock_for
 from async_celery.worker.policy import policy_of
@@ -89,6 +90,17 @@ class ReliableTask(Task[Any, Any]):
             options["countdown"] = ceil(options["countdown"])
         return super().apply_async(*args, **options)
 
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Send the task again, as Celery does; where the broker does not take that, give the message back.
+
+        Celery would end the task as a failure.
+        """
+        try:
+            return super().retry(*args, **options)
+        except Reject as exc:
+            (reason, _) = exc.args
+            raise Reject(reason, requeue=isinstance(reason, OperationalError)) from exc
+
     def _guard(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         """Run the tracer, if this task may begin. Returns what the tracer does."""
         backend: Any = self.backend
@@ -136,8 +148,8 @@ class ReliableTask(Task[Any, Any]):
         most = policy_of(self.app).max_attempts
         if lost:
             exc = WorkerLost(
-                f"its worker died {lost} times in {runs} runs, and no more than {most} are begun: find in the "
-                "worker's log what kills it (memory, a crash in C code, a kill), then send it again"
+                f"its worker died, or gave it back, {lost} times in {runs} runs, and no more than {most} are "
+                "begun: find in the worker's log what kills it (memory, a crash in C code, a kill), then send it again"
             )
         else:
             exc = MaxRetriesExceededError(

@@ -311,7 +311,17 @@ def test_arguments_that_cannot_be_stored_are_left_out(make_app: AppFactory, argu
     backend: Any = make_app(Policy(max_result_bytes=600)).backend
     backend.mark_as_done(task := new(), 1, request_of(task, args=[argument]))
     meta = stored(backend, task)
-    assert (meta["result"], meta["args"], meta["kwargs"], meta["name"]) == (1, None, None, "add")
+    assert (meta["result"], meta["args"], meta["kwargs"], meta["name"]) == (1, None, {}, "add")
+
+
+@pytest.mark.parametrize("header", [float("nan"), "yesterday", [1], {}])
+def test_headers_may_be_anything(backend: Any, header: Any) -> None:
+    task = new()
+    request = request_of(task, stamps={"s": float("nan")}, stamped_headers=["s"])
+    request.update({"x-published-at": header})
+    backend.mark_as_done(task, 1, request)
+    meta = stored(backend, task)
+    assert (meta["result"], meta["s"], meta["args"], set(meta["timeline"])) == (1, None, [1, 2], {"finished"})
 
 
 def test_history_is_bounded(make_app: AppFactory) -> None:

@@ -190,6 +190,7 @@ def test_w12_an_unknown_task_that_was_delayed_is_no_expired_one(worker: WorkerPr
         ("rejected", b"[1, 2]", {"id": "new", "task": "add"}, "InvalidTaskError"),
         ("rejected", b"\xff\x00", {}, "InvalidTaskError"),
         ("rejected", b"{}", {"id": 7, "task": "add"}, "InvalidTaskError"),
+        ("rejected", b"{}", {"id": "new", "task": "unknown", "long": "x" * 125_000}, "NotRegistered"),
     ],
 )
 def test_a_failure_that_no_worker_stored_is_stored(
@@ -208,7 +209,12 @@ def test_a_failure_that_no_worker_stored_is_stored(
     assert letter.headers["x-dead-letter-error-type"] == error
     assert letter.headers["x-dead-letter-error"]
     assert (raw(letter), letter.content_type) == (body, "application/json")
-    assert {name: letter.headers.get(name) for name in headers} == headers
+    # What does not fit into a frame any more is left out.
+    assert {name: letter.headers.get(name) for name in headers if name != "long"} == {
+        name: value if isinstance(value, str) or "long" not in headers else str(value)
+        for name, value in headers.items()
+        if name != "long"
+    }
     if isinstance(task_id := headers.get("id"), str):
         assert letter.headers["x-dead-letter-id"] == task_id
         meta = site.meta(task_id)

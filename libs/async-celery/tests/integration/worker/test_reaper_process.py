@@ -140,7 +140,9 @@ def test_queues_with_other_arguments_end_it_with_a_message(backend: Address, tmp
         with site.client.connection_for_write() as connection:
             channel: Any = connection.default_channel
             channel.queue_delete(dead_letters.PARKED.name)
-            channel.queue_declare(dead_letters.PARKED.name, durable=True, auto_delete=False, arguments={"x-max-length": 1})
+            channel.queue_declare(
+                dead_letters.PARKED.name, durable=True, auto_delete=False, arguments={"x-max-length": 1}
+            )
         reaper = ReaperProcess(tmp_path, site.settings)
         try:
             assert reaper.launch().process.wait(15) == 1

@@ -16,7 +16,8 @@ from async_celery.types import DEADLINES, TaskRecord, record_key
 
 from ..conftest import KEY, Address
 from .reaper_process import ReaperProcess
-from .worker_process import WorkerProcess, wait_until
+from .tasks_app import make_app
+from .worker_process import WorkerProcess, close_app, wait_until
 
 LIMIT = 1  # s
 
@@ -120,6 +121,22 @@ async def test_f3_a_chord_whose_body_was_never_sent_ends(
     await swept(redis_client, handle)
 
 
+async def test_f7_a_chord_that_outlives_its_results_ends(
+    site: WorkerProcess, redis_client: "redis.Redis"
+) -> None:
+    app = make_app(replace(site.settings, conf={**site.settings.conf, "result_expires": 1}))
+    header = [app.signature("add", args=(n, 1)) for n in range(2)]
+    async with AsyncCelery(app, task_id_key=KEY, task_deadline=1) as client:
+        handle = await client.submit(chord(header, app.signature("total"), app=app))
+        for task_id in members(handle)[:-1]:
+            store(site, task_id, "SUCCESS", 1)
+            redis_client.pexpire(f"celery-task-meta-{task_id}", 500)
+        with pytest.raises(TaskRevoked, match="expired"):
+            await handle.result(timeout=20)
+        await swept(redis_client, handle)
+    close_app(app)
+
+
 async def test_what_runs_has_its_time_limit(
     site: WorkerProcess, client: AsyncCelery, redis_client: "redis.Redis"
 ) -> None:
@@ -158,8 +175,10 @@ def make_due(redis_client: "redis.Redis", handle: TaskHandle[Any], *, seconds_ag
 
 
 async def test_records_that_are_none_are_dropped(redis_client: "redis.Redis") -> None:
+    times = {"accepted_at": "2025-01-01T00:00:00Z", "deadline": "2025-01-01T00:00:00Z"}
+    childless = {"kind": "chord", "id": "x", "name": "chord", "children": []}
     redis_client.set(record_key("nonsense"), "{", ex=60)
-    redis_client.zadd(DEADLINES, {"nonsense": 1, "forgotten": 1})
-    await asyncio.to_thread(
-        wait_until, lambda: redis_client.zmscore(DEADLINES, ["nonsense", "forgotten"]) == [None, None], 10
-    )
+    redis_client.set(record_key("childless"), json.dumps({**times, "tree": childless}), ex=60)
+    names = ["nonsense", "childless", "forgotten"]
+    redis_client.zadd(DEADLINES, dict.fromkeys(names, 1))
+    await asyncio.to_thread(wait_until, lambda: redis_client.zmscore(DEADLINES, names) == [None] * 3)

@@ -1,0 +1,139 @@
+"""What the main process does with a message whose task did not return."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+from kombu import Message
+
+from async_celery.worker import Policy, install
+from async_celery.worker.request import ReliableRequest
+from async_celery.worker.task import GivenUp, Revoked
+
+
+class Backend:
+    """Takes down what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.away = False
+
+    def mark_as_failure(self, task_id: str, exc: Exception, **_: Any) -> None:
+        self.calls.append(("failure", str(exc.args[0])))
+
+    def give_back(self, task_id: str) -> None:
+        self.calls.append(("give back", task_id))
+        if self.away:
+            raise ConnectionError("redis is away")
+
+    def bury(self, task_id: str) -> None:
+        self.calls.append(("bury", task_id))
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.signalled: list[int] = []
+
+    def terminate_job(self, pid: int, signal: int) -> None:
+        self.signalled.append(pid)
+
+
+class Made:
+    """A request, and what became of its message."""
+
+    def __init__(self) -> None:
+        app = Celery("tests", set_as_current=False)
+        install(app, Policy())
+        app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
+        self.backend = Backend()
+        self.settled: list[str] = []
+        self.events: list[str] = []
+
+        @app.task(name="it", shared=False)
+        def it() -> None: ...
+
+        task: Any = it
+        task.backend = self.backend
+        headers = {"id": "a", "task": "it", "root_id": "a"}
+        body: Any = [[], {}, {}]
+        message = Message(body, headers=headers, delivery_info={}, properties={})
+        self.request: Any = ReliableRequest(
+            message,
+            app=app,
+            task=task,
+            body=body,
+            decoded=True,
+            on_ack=lambda *_: self.settled.append("ack"),
+            on_reject=lambda _, __, requeue: self.settled.append("requeue" if requeue else "dead letter"),
+            eventer=SimpleNamespace(enabled=True, send=lambda name, **_: self.events.append(name)),
+        )
+
+    def fail(self, exc: BaseException, **options: Any) -> None:
+        try:
+            raise exc
+        except BaseException:
+            self.request.on_failure(ExceptionInfo(), **options)
+
+
+@pytest.fixture
+def made() -> Made:
+    return Made()
+
+
+@pytest.mark.parametrize(
+    ("exc", "settled", "events"),
+    [
+        (Revoked("terminated"), ["ack"], ["task-revoked"]),
+        (Revoked("revoked"), ["ack"], ["task-revoked"]),
+        (GivenUp("WorkerLost: it died", requeue=False), ["dead letter"], ["task-rejected", "task-failed"]),
+        (Ignore(), ["ack"], []),
+        (Reject("later", requeue=True), ["requeue"], ["task-rejected"]),
+        (MemoryError(), ["ack"], ["task-failed"]),
+    ],
+)
+def test_what_the_child_has_stored_is_only_settled(
+    made: Made, exc: Exception, settled: list[str], events: list[str]
+) -> None:
+    made.fail(exc, return_ok=True)
+    assert (made.settled, made.events, made.backend.calls) == (settled, events, [])
+
+
+def test_child_without_memory_is_as_lost(made: Made) -> None:
+    made.fail(MemoryError())
+    assert (made.settled, made.backend.calls) == (["requeue"], [])
+
+
+def test_lost_child_gives_its_message_back(made: Made) -> None:
+    made.fail(WorkerLostError("died"))
+    assert (made.settled, made.backend.calls) == (["requeue"], [])
+
+
+def test_time_limit_says_what_to_do(made: Made) -> None:
+    made.fail(TimeLimitExceeded(300))
+    ((kind, text),) = made.backend.calls
+    assert (kind, made.settled) == ("failure", ["ack"])
+    assert "time limit of 300 s" in text
+
+
+def test_interrupted_run_is_given_back(made: Made) -> None:
+    pool: Any = Pool()
+    made.request.cancel(pool)
+    assert made.backend.calls == []
+    made.request.time_start, made.request.worker_pid = 1.0, 42
+    made.backend.away = True
+    made.request.cancel(pool)
+    assert made.backend.calls == [("give back", "a")]
+    assert pool.signalled == [42]
+    # Not settled: the broker takes it back with the connection.
+    assert made.settled == []
+
+
+def test_terminating_signals_nobody(made: Made) -> None:
+    pool: Any = Pool()
+    made.request.time_start, made.request.worker_pid = 1.0, 42
+    made.request.terminate(pool, signal="KILL")
+    assert (made.backend.calls, pool.signalled) == ([("bury", "a")], [])
