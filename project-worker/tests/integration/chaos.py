@@ -42,6 +42,8 @@ from async_celery import (
 from project_contracts.contract import TaskContract
 
 REFUSED = (PublishError, BackendError, TransportError)
+_LARGEST = 5
+"""Messages of the largest workflow that is sent."""
 _UNHEARD = 25.0  # s; more than two heartbeats
 _CANCEL_GRACE = 1.0  # s; a run that began as the cancellation was stored is written down by then
 
@@ -70,7 +72,10 @@ class Tally:
 
 
 class Load:
-    """Sends work, waits for it and judges it. `patience`, in s, is how long any of it may take."""
+    """Sends work, waits for it and judges it. `patience`, in s, is how long any of it may take.
+
+    `sending` is how many messages are on their way to the broker: after a lost connection they are sent again.
+    """
 
     def __init__(self, system: OwnSystem, client: AsyncCelery, folder: Path, rng: random.Random, patience: float):
         self._client, self._app = client, system.app
@@ -221,14 +226,14 @@ class Load:
     async def _workflow(self, kind: str, canvas: Callable[[str], Any], expected: Any) -> None:
         # Of one that is refused some members may run, whose ids nobody has learned: so it has a log of its own.
         own = Oracle(self._folder / f"workflow-{self._number}")
-        self.sending += 1
+        self.sending += _LARGEST
         try:
             handle = await self._client.submit(canvas(str(own.path)))
         except REFUSED:
             self.tally.refused += 1
             return
         finally:
-            self.sending -= 1
+            self.sending -= _LARGEST
         self._judge(kind, handle, await self._outcome(handle), [expected])
         members: list[Any] = []
 

@@ -175,6 +175,14 @@ class OwnSystem:
         """Let RabbitMQ evaluate Erlang; a second."""
         return self.rabbit.control("eval", expression)
 
+    def keep_queues(self) -> None:
+        """Have RabbitMQ write down which queues there are.
+
+        3.10 does so seconds after a quorum queue was declared. Killed before, it starts the queue anew, and without
+        a leader: whatever is asked of it times out, until it is deleted.
+        """
+        self.evaluate("[dets:sync(Table) || Table <- dets:all()], ok.")
+
     def add_virtual_host(self, name: str) -> None:
         """Make one, for the user of the tests."""
         self.rabbit.control("add_vhost", name)

@@ -52,6 +52,7 @@ async def test_b1_killed_and_b8_absent_at_start(own_system: OwnSystem, oracle: O
     async with own_system.client() as client:
         accepted: list[str] = []
         await served(client, oracle, 15, accepted)
+        await asyncio.to_thread(own_system.keep_queues)
         handles = [await send(client, WORK, oracle, seconds=0.3, value=n) for n in range(12)]
         accepted += [handle.id for handle in handles]
         await eventually(lambda: len(oracle.executions()) > CONCURRENCY, 10, "some run")

@@ -56,6 +56,7 @@ async def test_a8_combined_chaos(chaotic: OwnSystem, tmp_path: Path) -> None:
         await eventually(lambda: all(worker.ready() for worker in chaotic.workers.values()), 20, "all are ready")
         await load.run(2, PER_SECOND)
         await load.end()
+        await asyncio.to_thread(chaotic.keep_queues)
         before = await _measured(chaotic)
         await asyncio.gather(load.run(SECONDS, PER_SECOND), faults.run(SECONDS, PAUSE))
         quiet = time.monotonic()

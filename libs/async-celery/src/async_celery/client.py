@@ -180,6 +180,8 @@ class AsyncCelery:
     ) -> TaskHandle[Any]:
         """Send one task by its name; return when the broker has confirmed it.
 
+        Until then the arguments must not change: all that is sent in one turn of the loop is encoded at its end.
+
         Args:
             name: the task's registered name.
             args: its positional arguments.

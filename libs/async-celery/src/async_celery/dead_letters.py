@@ -10,7 +10,7 @@ To replay is to make the task run again: its stored end, its counted attempts an
 new deadline is set, the message is published to its queue under the same id, and once that is confirmed the dead
 letter is removed. Dying in between, at the worst, leaves a dead letter whose task runs; replayed again, it runs
 twice. What the failure of a task has ended besides (the chord that it is part of) stays ended; the rest of its
-chain runs.
+chain runs. A signed pickle has an expiry of its own that stays: past it, it is refused once more.
 
 What belongs here: reading, removing and replaying. Nothing here decides what a dead letter is.
 """
@@ -211,7 +211,7 @@ class DeadLetters:
     def _headers_of_now(self, message: Message) -> dict[str, Any]:
         expires = datetime.now(UTC) + timedelta(seconds=self._task_deadline)
         headers = names.without_deaths(message.headers or {})
-        return {**headers, "expires": expires.isoformat(), PUBLISHED_AT: time.time()}
+        return {**headers, "retries": 0, "expires": expires.isoformat(), PUBLISHED_AT: time.time()}
 
 
 class _Reader:

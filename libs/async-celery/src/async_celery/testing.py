@@ -217,7 +217,7 @@ class FakeCelery(AsyncCelery):
 
     @contextlib.contextmanager
     def broker_down(self, error: type[PublishError] = PublishError) -> Iterator[None]:
-        """Let every send, revoke and ping fail inside this block; nothing is sent.
+        """Let every send and ping fail inside this block; nothing is sent. Cancelling needs only the backend.
 
         Args:
             error: what they raise: one of `PublishError`'s subclasses for another kind of trouble.

@@ -190,6 +190,7 @@ async def test_the_rest_of_a_chain_runs_after_a_replay(
         id=first,
         task="add",
         expires="2020-01-01T00:00:00Z",
+        retries=9,
     )
     await letters.replay(first)
     assert worker.ended(last, 15)["result"] == 3

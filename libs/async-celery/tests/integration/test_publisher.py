@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Queue
 
-from async_celery.errors import PayloadError
+from async_celery import amqp
+from async_celery.errors import Blocked, PayloadError, PublishError
 from async_celery.publisher import AmqpBroker
 from async_celery.recording import CeleryRecorder
 from async_celery.types import Publication, TaskMessage
@@ -252,6 +253,31 @@ async def test_what_one_sender_does_wrong_is_told_to_nobody_else(
     assert [type(end) for end in ends] == [type(None), PayloadError, type(None), RuntimeError, type(None)]
     assert [take(channel, spare_queue)[1]["id"] for _ in range(3)] == ["0", "2", "4"]
     assert not publisher._open
+
+
+async def test_what_happens_before_the_turn_ends_counts(
+    make_broker: BrokerFactory, spare_queue: str, channel: Channel
+) -> None:
+    publisher = make_broker()
+    message = TaskMessage("id", "add", (), {}, spare_queue)
+    await publisher.publish(message)
+    session = publisher._session
+    assert session is not None
+    sending = asyncio.create_task(publisher.publish(message))
+    await asyncio.sleep(0)
+    session._connection.blocked = "an alarm"
+    with pytest.raises(Blocked, match="an alarm"):
+        await sending
+    session._connection.blocked = None
+    sending = asyncio.create_task(publisher.publish(message))
+    await asyncio.sleep(0)
+    publisher._session, publisher._down = None, amqp.ConnectionLost("it has gone")
+    with pytest.raises(PublishError, match=r"not reachable: it has gone; nothing was sent"):
+        await sending
+    publisher._session, publisher._down = session, None
+    await publisher.publish(message)
+    assert [take(channel, spare_queue)[1]["id"] for _ in range(2)] == ["id", "id"]
+    assert channel.basic_get(spare_queue) is None
 
 
 async def test_who_gives_up_at_once_has_sent_nothing(

@@ -235,7 +235,7 @@ async def test_a_long_canvas_leaves_the_loop() -> None:
         await record(chunks(task("a"), iter([(1,), (2,)]), 1))
         large = threads[3:]
         # Of a chain only the first step becomes a message now: the others take little.
-        await record(chain(task("a") for _ in range(100)))
+        await record(chain(*[task("a") for _ in range(100)]))
         await record(chain(task("a"), group(task("a") for _ in range(300)), task("b")))
     finally:
         signals.before_task_publish.disconnect(note)

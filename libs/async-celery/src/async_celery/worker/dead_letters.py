@@ -106,7 +106,7 @@ def without_deaths(headers: Mapping[str, Any]) -> dict[str, Any]:
 def can_be_sent(headers: Mapping[str, Any]) -> bool:
     """Return whether a message can have these headers: some can be read and not written, or are too long now."""
     try:
-        return len(dumps("F", [dict(headers)])) <= _MOST_HEADER_BYTES
+        return len(dumps("F", (dict(headers),))) <= _MOST_HEADER_BYTES
     except Exception:  # what the encoder meets in values that it does not know
         return False
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 100
+_LONGEST_SWEEP = 0.5  # s; dead letters wait meanwhile
 _LOOK_AGAIN = 1.0  # s
 # A task that has started just before its deadline shows so a little later.
 _GRACE = 1.0  # s
@@ -59,22 +60,26 @@ class Sweeper:
         self._longest_run: float = (app.conf.task_time_limit or _LIMIT_OF_UNLIMITED) + _MARGIN
 
     def sweep(self) -> None:
-        """End what is due; 100 workflows at most.
+        """End what is due, for half a second at most.
 
         Raises:
             RedisError: Redis does not answer; the next sweep does the rest.
         """
         client = self._backend.client
-        due = client.zrange(DEADLINES, "-inf", time.time() - _GRACE, byscore=True, offset=0, num=_AT_ONCE)
-        for workflow_id in due:
-            try:
-                self._end(workflow_id.decode())
-            except RedisError:
-                raise
-            except Exception:
-                # Whatever is stored there: the others must have their turn.
-                logger.exception("Workflow %s cannot be ended", workflow_id)
-                client.zrem(DEADLINES, workflow_id)
+        until = time.monotonic() + _LONGEST_SWEEP
+        while True:
+            due = client.zrange(DEADLINES, "-inf", time.time() - _GRACE, byscore=True, offset=0, num=_AT_ONCE)
+            for workflow_id in due:
+                try:
+                    self._end(workflow_id.decode())
+                except RedisError:
+                    raise
+                except Exception:
+                    # Whatever is stored there: the others must have their turn.
+                    logger.exception("Workflow %s cannot be ended", workflow_id)
+                    client.zrem(DEADLINES, workflow_id)
+            if len(due) < _AT_ONCE or time.monotonic() > until:
+                return
 
     def _end(self, workflow_id: str) -> None:
         """End what has not ended of a workflow; forget it when all of it has."""

@@ -148,8 +148,8 @@ class ReliableTask(Task[Any, Any]):
         most = policy_of(self.app).max_attempts
         if lost:
             exc = WorkerLost(
-                f"its worker died, or gave it back, {lost} times in {runs} runs, and no more than {most} are "
-                "begun: find in the worker's log what kills it (memory, a crash in C code, a kill), then send it again"
+                f"its worker died {lost} times in {runs} runs, and no more than {most} are begun: find in the "
+                "worker's log what kills it (memory, a crash in C code, a kill), then send it again"
             )
         else:
             exc = MaxRetriesExceededError(

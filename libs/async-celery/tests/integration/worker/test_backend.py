@@ -497,6 +497,8 @@ def test_the_last_member_sends_the_body_with_all_results(make_app: AppFactory, o
     for request in requests:
         backend.follow_up(request)
     assert sent(app) == []
+    # Late copies leave nothing behind but the note that it is done.
+    assert [key[-2:] for key in backend.client.keys(f"*{requests[0].group}*")] == [b".c"]
 
 
 def test_a_members_part_is_in_the_call_that_stores_it(

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,9 @@ def test_memory_stays_flat(limited: WorkerProcess) -> None:
             wait_until(lambda logged=logged: "Connected to" in limited.text[logged:], 20)  # type: ignore[misc]
     parent, child = zip(*sizes, strict=True)
     print(f"W17: {rounds * size} tasks, RSS in MB of the parent {parent}, of the larger child {child}")
-    assert all(limited.oracle.executions(task) for task in accepted[:: size // 50])
+    runs = Counter(run.task_id for run in limited.oracle.executions())
+    print(f"W17: lost {sum(not runs[task] for task in accepted)} of {len(accepted)}")
+    assert all(runs[task] for task in accepted)
     # Each failure leaves Python's garbage collector its traceback; a child levels off after some thousand.
     assert max(child) < 250
     if len(sizes) > 10:

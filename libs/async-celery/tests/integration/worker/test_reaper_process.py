@@ -1,6 +1,7 @@
 """What the reaper's process promises: killed, it loses nothing; it stops soon, and tells what is set wrong."""
 
 import json
+import os
 import random
 import signal
 import time
@@ -19,7 +20,7 @@ from async_celery.worker import dead_letters
 from ..conftest import Address
 from ..faults import scaled
 from .reaper_process import ReaperProcess
-from .worker_process import WorkerProcess, own_vhost, wait_until
+from .worker_process import WorkerProcess, management, own_vhost, wait_until
 
 
 @pytest.fixture
@@ -92,6 +93,26 @@ def test_killed_in_the_middle_it_loses_nothing(
     # Twice at most the one that it was at.
     assert times.total() - len(sent) <= kills
     assert {site.meta(task_id)["status"] for task_id in sent} == {"FAILURE"}
+
+
+def test_what_cannot_be_parked_stays_in_the_inbox(backend: Address, tmp_path: Path) -> None:
+    task_id = str(uuid4())
+    with own_vhost() as broker:
+        site = WorkerProcess(tmp_path, broker=broker, backend=backend.url())
+        bury(site, task_id)
+        rights = f"/permissions/{broker.rpartition('/')[2]}/{os.environ['RABBITMQ_USER']}"
+        # All but what begins with an `a`: the exchange amq.default leads to the parked ones.
+        management("PUT", rights, {"configure": ".*", "write": "^[^a]", "read": ".*"})
+        reaper = ReaperProcess(tmp_path, site.settings)
+        try:
+            assert reaper.launch().process.wait(15) == 1
+            assert "The broker refuses the reaper" in reaper.text
+            management("PUT", rights, {"configure": ".*", "write": ".*", "read": ".*"})
+            reaper.start()
+            wait_until(lambda: taken(site, dead_letters.PARKED) == [task_id], what="the parking")
+        finally:
+            reaper.close()
+            site.close()
 
 
 def test_it_stops_soon_whether_its_servers_are_there_or_not(

@@ -146,7 +146,7 @@ def test_terminate_by_an_operator_cancels(worker: WorkerProcess) -> None:
 
 def test_cancelling_as_tasks_end_never_hits_another(worker: WorkerProcess, redis_client: "redis.Redis") -> None:
     """R14: each cancel comes at about the moment when its task ends and the next one begins."""
-    count = scaled(60, 1000)
+    count = scaled(40, 1000)
     children = worker.children()
     moments = random.Random(14)
     cancelled, innocent = [], []
