@@ -12,7 +12,9 @@ from stack.testing import plan
 from stack.testing.steps import Outcome, Step, run
 
 
-def step(folder: Path, code: str, *, junit: str | None = None, is_pytest: bool = True) -> Outcome:
+def step(
+    folder: Path, code: str, *, junit: str | None = None, is_pytest: bool = True, longest: float = 60
+) -> Outcome:
     report = folder / "report.xml"
     if junit is not None:
         code = f"open({str(report)!r}, 'w').write({junit!r}); {code}"
@@ -24,6 +26,7 @@ def step(folder: Path, code: str, *, junit: str | None = None, is_pytest: bool =
             environ=dict(os.environ),
             log=folder / "log",
             report=report if is_pytest else None,
+            longest=longest,
         )
     )
 
@@ -59,6 +62,12 @@ def test_a_run_that_died_before_its_report_is_a_failure(tmp_path: Path) -> None:
 def test_a_bad_end_without_a_failed_test_is_a_failure(tmp_path: Path) -> None:
     outcome = step(tmp_path, "import sys; sys.exit(3)", junit=ONE)
     assert (outcome.passed, outcome.failed, outcome.note) == (1, 1, "exit code 3")
+
+
+def test_a_step_that_hangs_is_ended_and_is_a_failure(tmp_path: Path) -> None:
+    outcome = step(tmp_path, "import time; time.sleep(60)", is_pytest=False, longest=0.2)
+    assert (outcome.passed, outcome.failed > 0, outcome.note) == (0, True, "ended after 0.2 s")
+    assert outcome.seconds < 30
 
 
 def test_a_folder_that_is_not_there_is_a_failure(tmp_path: Path) -> None:

@@ -178,8 +178,8 @@ class OwnSystem:
     def keep_queues(self) -> None:
         """Have RabbitMQ write down which queues there are.
 
-        3.10 does so seconds after a quorum queue was declared. Killed before, it starts the queue anew, and without
-        a leader: whatever is asked of it times out, until it is deleted.
+        3.10 does so seconds after a quorum queue was declared. Killed before, it starts the queue anew, and
+        without a leader: whatever is asked of it times out, until it is deleted.
         """
         self.evaluate("[dets:sync(Table) || Table <- dets:all()], ok.")
 

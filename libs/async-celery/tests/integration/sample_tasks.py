@@ -1,7 +1,8 @@
 """The tasks that the tests' real worker runs; started as `celery -A sample_tasks:app worker`.
 
 How it works: the app is configured as this project's worker is (late acknowledgement, STARTED tracked, extended
-JSON results); `SAMPLE_RELIABLE` makes it one of `async_celery.worker`. Where a test has to know what a task is doing, the task waits at a gate: a file the test makes.
+JSON results); `SAMPLE_RELIABLE` makes it one of `async_celery.worker`. Where a test has to know what a task is
+doing, the task waits at a gate: a file the test makes.
 
 What belongs here: the smallest task per behaviour that a test needs.
 """
