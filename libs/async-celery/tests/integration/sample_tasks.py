@@ -68,35 +68,35 @@ def _wait_at(gate: str) -> None:
         time.sleep(0.01)
 
 
-@app.task(name="add")
+@app.task(name="add", shared=False)
 def add(x: int, y: int) -> int:
     return x + y
 
 
-@app.task(name="echo")
+@app.task(name="echo", shared=False)
 def echo(value: Any) -> Any:
     return value
 
 
-@app.task(name="total")
+@app.task(name="total", shared=False)
 def total(values: list[int]) -> int:
     if not isinstance(values, list):
         raise TypeError(f"total takes a list, not {values!r}")
     return sum(values)
 
 
-@app.task(name="fail")
+@app.task(name="fail", shared=False)
 def fail(*_: Any, message: str = "boom") -> None:
     raise ValueError(message)
 
 
-@app.task(name="note")
+@app.task(name="note", shared=False)
 def note(path: str, line: str) -> str:
     _note(path, line)
     return line
 
 
-@app.task(name="hold")
+@app.task(name="hold", shared=False)
 def hold(gate: str) -> str:
     """Write `started` to `gate`.log, wait for the gate, write `ended`."""
     _note(f"{gate}.log", "started")
@@ -105,14 +105,14 @@ def hold(gate: str) -> str:
     return "released"
 
 
-@app.task(name="progress", bind=True)
+@app.task(name="progress", shared=False, bind=True)
 def progress(self: "Task[Any, Any]", gate: str) -> str:
     self.update_state(state="PROGRESS", meta={"done": 1, "total": 2})
     _wait_at(gate)
     return "done"
 
 
-@app.task(name="third_time", bind=True, max_retries=5)
+@app.task(name="third_time", shared=False, bind=True, max_retries=5)
 def third_time(self: "Task[Any, Any]", path: str) -> int:
     """Fail twice with a retry, then return the number of retries."""
     _note(path, "run")
@@ -122,19 +122,19 @@ def third_time(self: "Task[Any, Any]", path: str) -> int:
     return int(self.request.retries)
 
 
-@app.task(name="see")
+@app.task(name="see", shared=False)
 def see(*args: Any, **kwargs: Any) -> list[Any]:
     """Return what it was called with: the result of a canvas of these tells the way of all data through it."""
     return [*args, kwargs] if kwargs else [*args]
 
 
-@app.task(name="become", bind=True)
+@app.task(name="become", shared=False, bind=True)
 def become(self: "Task[Any, Any]", *args: Any, canvas: dict[str, Any]) -> Any:
     """Put a canvas in its own place, with what it was called with as an additional argument."""
     signature = app.signature(canvas)
     raise self.replace(signature if not args else app.signature("see", args=args) | signature)
 
 
-@app.task(name="echo_headers", bind=True)
+@app.task(name="echo_headers", shared=False, bind=True)
 def echo_headers(self: "Task[Any, Any]") -> dict[str, Any]:
     return {"tenant": self.request.get("tenant"), "expires": self.request.expires}

@@ -136,7 +136,7 @@ async def test_messages_are_those_of_a_registered_task(
 ) -> None:
     app = Celery(broker=broker.url(), set_as_current=False)
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(x: int, y: int) -> int:
         return x + y
 

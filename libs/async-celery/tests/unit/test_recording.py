@@ -194,7 +194,7 @@ def test_nothing_is_recorded_by_the_callers_app_and_no_setting_of_it_is_changed(
     app = celery_app(task_always_eager=True, task_send_sent_event=True)
     ran: list[int] = []
 
-    @app.task(name="local")
+    @app.task(name="local", shared=False)
     def local() -> None:
         ran.append(1)
 

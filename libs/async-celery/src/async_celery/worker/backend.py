@@ -377,9 +377,9 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     # ---- what is stored, and how ----
 
-    def prepare_exception(self, exc: BaseException, *_: Any) -> dict[str, Any]:
-        """Return an exception as it is stored."""
-        return error(exc)
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
+        """Return an exception as it is stored; Celery asks for other serializers on its own behalf."""
+        return error(exc) if serializer in (None, "json") else super().prepare_exception(exc, serializer)
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Return whether it will pass: also a Redis that is full, or takes no writes, comes back."""

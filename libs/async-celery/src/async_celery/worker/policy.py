@@ -8,10 +8,12 @@ What belongs here: what can be decided differently for each worker. How it is do
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.imports import symbol_by_name
 
 from async_celery.worker.liveness import RETRY_SETTINGS
-from async_celery.worker.publishing import stamp_publishes
+from async_celery.worker.publishing import stamping
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -57,7 +59,8 @@ def install(app: "Celery", policy: Policy) -> None:
     app.steps["consumer"].update(
         ("async_celery.worker.dead_letters:DeadLetterTopology", "async_celery.worker.heartbeat:Heartbeat")
     )
-    stamp_publishes()
+    celery: Any = app  # its stubs know names of classes only
+    celery.amqp_cls = stamping(symbol_by_name(celery.amqp_cls))
 
 
 def policy_of(app: "Celery") -> Policy:

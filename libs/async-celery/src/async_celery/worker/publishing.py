@@ -1,16 +1,18 @@
 """What a worker adds to the messages that it sends itself: retries, the next step of a chain, a chord's body.
 
-How it works: Celery's signal `before_task_publish` hands out each message's headers. They get the time of
-sending, as every client's message has it. A message that a running task causes also gets the caller's own
-headers, such as the id of an HTTP request, unless it brings them itself: Celery copies them to retries only.
+How it works: everything that an app sends goes through its `amqp`. `stamping` makes a class of that which sets
+the time of sending, as every client's message has it. A message that a running task causes also gets the caller's
+own headers, such as the id of an HTTP request, unless it brings them itself: Celery copies them to retries only.
+(Celery's signal `before_task_publish` would reach all apps of the process, and have clients in it encode each
+message the slow way.)
 
 What belongs here: headers of messages that leave a worker.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from celery import signals
 from celery._state import get_current_task
 
 from async_celery.types import PUBLISHED_AT
@@ -20,15 +22,28 @@ _NOT_THE_CALLERS = frozenset({"properties", "received_at", "redeliveries", "star
 _OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 
-def stamp_publishes() -> None:
-    """Have all messages that this process sends stamped."""
-    signals.before_task_publish.connect(_stamp, weak=False, dispatch_uid="async_celery.worker.publishing")
+def stamping(amqp: type[Any]) -> type[Any]:
+    """Return the app's `amqp` class, with headers added to each task that the app sends."""
+
+    class StampingAMQP(amqp):  # type: ignore[misc]  # whatever the app has
+        def _create_task_sender(self) -> Callable[..., Any]:
+            send: Callable[..., Any] = super()._create_task_sender()
+
+            def send_stamped(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
+                options["headers"] = with_stamps(message.headers, options.get("headers") or {})
+                return send(producer, name, message, *args, **options)
+
+            return send_stamped
+
+    return StampingAMQP
 
 
-def _stamp(headers: dict[str, Any], **_: Any) -> None:
+def with_stamps(celerys: dict[str, Any], callers: dict[str, Any]) -> dict[str, Any]:
+    """Return what the caller adds to Celery's headers, and what we do."""
+    added = {**callers, PUBLISHED_AT: time.time()}
     task: Any = get_current_task()
     if task is not None and task.request.headers:
         for name, value in task.request.headers.items():
-            if name not in _NOT_THE_CALLERS and not name.startswith(_OF_THE_BROKER):
-                headers.setdefault(name, value)
-    headers[PUBLISHED_AT] = time.time()
+            if not (name in celerys or name in _NOT_THE_CALLERS or name.startswith(_OF_THE_BROKER)):
+                added.setdefault(name, value)
+    return added

@@ -40,28 +40,28 @@ class TwoArgumentsError(Exception):
         super().__init__(f"{one} and {two}")
 
 
-@app.task(name="raise_unpicklable")
+@app.task(name="raise_unpicklable", shared=False)
 def raise_unpicklable() -> None:
     raise TwoArgumentsError(1, 2)
 
 
-@app.task(name="raise_unregistered")
+@app.task(name="raise_unregistered", shared=False)
 def raise_unregistered() -> None:
     raise type("MadeUpError", (Exception,), {"__module__": "nowhere"})("x" * 100_000)
 
 
-@app.task(name="give")
+@app.task(name="give", shared=False)
 def give(what: str) -> Any:
     """Return what cannot be stored."""
     return {"object": object(), "nan": float("nan"), "digits": 10**5000, "key": {(1, 2): 3}}[what]
 
 
-@app.task(name="fill")
+@app.task(name="fill", shared=False)
 def fill(size: int) -> str:
     return "x" * size
 
 
-@app.task(name="unlucky", bind=True)
+@app.task(name="unlucky", shared=False, bind=True)
 def unlucky(self: "Task[Any, Any]", number: int) -> int:
     """Return `number`; an even one's first run kills its process soon, whatever that does then."""
     first_run = not _oracle.executions(self.request.id)
@@ -72,12 +72,12 @@ def unlucky(self: "Task[Any, Any]", number: int) -> int:
     return number
 
 
-@app.task(name="give_number")
+@app.task(name="give_number", shared=False)
 def give_number(number: int) -> int:
     return number
 
 
-@app.task(name="sum_up", bind=True)
+@app.task(name="sum_up", shared=False, bind=True)
 def sum_up(self: "Task[Any, Any]", numbers: list[int]) -> int:
     _oracle.note(self.request.id or "")
     return sum(numbers)

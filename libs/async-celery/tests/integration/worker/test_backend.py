@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery, chain, chord, group, states
 from celery.app.task import Context
-from celery.exceptions import ImproperlyConfigured, Reject
+from celery.exceptions import ImproperlyConfigured, Reject, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
@@ -55,7 +55,7 @@ def make_app(redis_server: RedisServer) -> Iterator[AppFactory]:
         app = Celery("apps", broker="memory://", backend=redis_server.url(), set_as_current=False)
         app.conf.update({"result_extended": True, "task_default_queue": str(uuid4()), **conf})
         install(app, policy or Policy())
-        app.task(name="body")(_nothing)
+        app.task(name="body", shared=False)(_nothing)
         if app.conf.result_serializer == "json":
             backend: Any = app.backend
             # Celery's client waits for the results of what it sends, until they are collected.
@@ -617,6 +617,13 @@ def test_what_comes_after_a_revoked_task_is_revoked(app: Celery, backend: Any) -
     assert stored(backend, last)["status"] == "REVOKED"
     backend.mark_as_done(other.id, 1, other)
     assert stored(backend, other.chord["options"]["task_id"])["status"] == "FAILURE"
+
+
+def test_celery_reports_its_own_errors_with_the_exception_itself(backend: Any) -> None:
+    """Also what interrupts storing, such as a time limit: `celery.app.trace.report_internal_error`."""
+    error = SoftTimeLimitExceeded(1)
+    assert backend.prepare_exception(error, "pickle") is error
+    assert backend.prepare_exception(error)["exc_type"] == "SoftTimeLimitExceeded"
 
 
 def test_a_failed_inner_chord_fails_the_outer_one(app: Celery, backend: Any) -> None:
