@@ -9,6 +9,7 @@ What belongs here: asking and showing.
 import json
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -131,7 +132,9 @@ def _ask(instance: Instance, method: str, path: str) -> Any:
             return json.loads(body) if body else None
     except urllib.error.HTTPError as error:
         with error:
-            raise StackError(_detail(error), hint="to see what there is: ./stack dead-letters") from error
+            known = error.code == HTTPStatus.NOT_FOUND
+            hint = "to see what there is: ./stack dead-letters" if known else "look at ./stack status"
+            raise StackError(_detail(error), hint=hint) from error
     except OSError as error:  # includes URLError and timeouts
         raise StackError(
             f"the API does not answer at {_api(instance)}: {error}", hint="look at ./stack status"

@@ -1,6 +1,7 @@
 """The invoice: what JSON may say, and that what is made of it are plain Python values."""
 
 import copy
+import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -67,6 +68,16 @@ def test_bad_input_is_refused_naming_the_field(field: str, values: list[Any]) ->
     for value in values:
         with pytest.raises(ValidationError, match=field):
             read(**{field: value})
+
+
+def test_deep_tags_are_refused_as_any_other() -> None:
+    """Comparing them with each other would end in a RecursionError."""
+    one: Any = []
+    other: Any = []
+    for _ in range(sys.getrecursionlimit()):
+        one, other = [one], [other]
+    with pytest.raises(ValidationError):
+        read(tags=[one, other])
 
 
 def test_unknown_fields_are_refused() -> None:

@@ -43,6 +43,7 @@ T = TypeVar("T")
 _READER = "dead-letters.reader"
 _MOST_LOOKED_AT = 10_000
 _LOCK_PAUSE = 0.05  # s
+_LONGEST_ANSWER = 2.0  # s; a broker that hangs does not keep the caller for all of a call's time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,28 +307,34 @@ def _reader(app: Any, deadline: float) -> Iterator[_Reader]:
 
 def _options(deadline: float) -> dict[str, Any]:
     """Return what ends a call to a broker that hangs."""
-    left = max(0.1, deadline - time.monotonic())
+    left = min(_LONGEST_ANSWER, max(0.1, deadline - time.monotonic()))
     return {"read_timeout": left, "write_timeout": left}
 
 
 def _dead_letter(message: Message) -> DeadLetter:
     headers = message.headers or {}
-    task_id, name = headers.get("id"), headers.get("task")
     attempts = headers.get(names.ATTEMPTS)
     return DeadLetter(
         id=str(headers.get(names.ID)),
-        task_id=task_id if isinstance(task_id, str) else None,
-        name=name if isinstance(name, str) else None,
+        task_id=_text(headers.get("id")),
+        name=_text(headers.get("task")),
         queue=str(headers.get(names.QUEUE)),
         reason=str(headers.get(names.REASON)),
-        error=TaskErrorInfo(type=str(headers.get(names.ERROR_TYPE)), message=str(headers.get(names.ERROR))),
+        error=TaskErrorInfo(
+            type=_text(headers.get(names.ERROR_TYPE)) or "", message=_text(headers.get(names.ERROR)) or ""
+        ),
         died_at=datetime.fromtimestamp(float(headers.get(names.AT) or 0), UTC),
         attempts=attempts if isinstance(attempts, int) else None,
-        args_repr=headers.get("argsrepr"),
-        kwargs_repr=headers.get("kwargsrepr"),
+        args_repr=_text(headers.get("argsrepr")),
+        kwargs_repr=_text(headers.get("kwargsrepr")),
         content_type=message.content_type,
         size=len(_bytes(message.body)),
     )
+
+
+def _text(value: Any) -> str | None:
+    """Return a header's text, as every reader can take it: whoever sent the message may have put in anything."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else None
 
 
 def _chain_of(message: Message) -> Iterator[str]:

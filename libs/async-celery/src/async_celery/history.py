@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from async_celery.errors import BadCursor
-from async_celery.status import task_state
+from async_celery.status import instant, task_state
 from async_celery.types import Backend, HistoryRow, TaskState
 
 MAX_SCANNED = 5000
@@ -145,7 +145,8 @@ def _entry(row: HistoryRow) -> HistoryEntry:
 
 
 def _time(seconds: str | None) -> datetime | None:
-    return datetime.fromtimestamp(float(seconds), UTC) if seconds else None
+    # A producer may have sent milliseconds.
+    return instant(float(seconds)) if seconds else None
 
 
 def _first_id(time: datetime) -> str:

@@ -57,18 +57,19 @@ def work_queue(name: str, *, max_length: int, delivery_limit: int) -> Queue:
     )
 
 
-def declare_queues(app: Celery, *, connect_timeout: float) -> None:
+def declare_queues(app: Celery, *, timeout: float) -> None:
     """Declare the queues that a producer's app knows, so that a clash is found before the first task is sent.
 
     Blocks. Args:
         app: with `task_queues`.
-        connect_timeout: in s.
+        timeout: in s, for each answer of the broker.
 
     Raises:
         QueueClash: one of them exists, and is another one.
         Exception: the broker is not there, or does not answer.
     """
-    with app.connection_for_write(connect_timeout=connect_timeout) as connection:
+    answers = {"read_timeout": timeout, "write_timeout": timeout}
+    with app.connection_for_write(connect_timeout=timeout, transport_options=answers) as connection:
         # `connect()` would try again after 2 s.
         connection.ensure_connection(max_retries=0)
         try:

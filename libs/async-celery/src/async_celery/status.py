@@ -180,10 +180,11 @@ def _timeline(meta: Meta) -> TaskTimeline:
     stored = meta.get("timeline")
     if not isinstance(stored, Mapping):
         return _NO_TIMELINE
-    return TaskTimeline(**{f"{what}_at": _instant(stored.get(what)) for what in _RUN})
+    return TaskTimeline(**{f"{what}_at": instant(stored.get(what)) for what in _RUN})
 
 
-def _instant(seconds: Any) -> datetime | None:
+def instant(seconds: Any) -> datetime | None:
+    """Return s since 1970 as a time; None for what is none."""
     if not isinstance(seconds, int | float):
         return None
     try:

@@ -108,6 +108,12 @@ async def test_they_are_listed_in_their_order_and_stay(app: Celery, letters: Dea
     assert (other.task_id, other.name, other.attempts, other.size) == (None, None, None, 1)
 
 
+async def test_whatever_headers_a_message_has_it_can_be_shown(app: Celery, letters: DeadLetters) -> None:
+    park(app, task="a\ud800", argsrepr=5, kwargsrepr={"a": 1})
+    (letter,) = await letters.list()
+    assert (letter.name, letter.args_repr, letter.kwargs_repr) == ("a?", None, None)
+
+
 async def test_they_are_deleted(app: Celery, letters: DeadLetters) -> None:
     kept, deleted, *_ = [park(app) for _ in range(4)]
     await letters.delete(deleted)

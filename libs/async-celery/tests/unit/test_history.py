@@ -78,6 +78,12 @@ async def test_what_the_worker_did_not_know_is_none() -> None:
     assert (task.published_at, task.received_at, task.started_at, task.finished_at) == (None,) * 4
 
 
+async def test_a_time_beyond_the_calendar_is_none() -> None:
+    """A producer may have stamped ms."""
+    (task,) = (await page_of(Stream([entry(7, 0, published="1777900029123")]))).entries
+    assert task.published_at is None
+
+
 @given(
     milliseconds=st.lists(st.integers(0, 20), max_size=30).map(sorted),
     since=st.none() | st.integers(-5, 25),

@@ -38,7 +38,7 @@ def _written_as(pattern: str, what: str) -> Callable[[Any], Any]:
 
 
 def _named_once(value: Any) -> Any:
-    if isinstance(value, list) and len(value) <= MAX_TAGS and any(value.count(item) > 1 for item in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value) and len(set(value)) < len(value):
         raise PydanticCustomError("twice", "should not name anything twice")
     return value
 

@@ -14,7 +14,7 @@ from celery import Celery
 
 from async_celery.queues import QueueClash, declare_queues
 
-_CONNECT_TIMEOUT = 2.0  # s; of the start
+_TIMEOUT = 2.0  # s, for each answer of the broker
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ async def check_queues(app: Celery) -> None:
         QueueClash: one of them is another one; the message says what to do.
     """
     try:
-        await asyncio.to_thread(declare_queues, app, connect_timeout=_CONNECT_TIMEOUT)
+        await asyncio.to_thread(declare_queues, app, timeout=_TIMEOUT)
     except QueueClash as clash:
         logger.critical("%s", clash)
         raise

@@ -12,6 +12,7 @@ Both queues are declared by every worker and by the reaper, so that nothing is g
 What belongs here: names, arguments, headers, and publishing so that nothing is lost on the way.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ PARKED = Queue(
 """Where dead letters are kept until somebody decides."""
 
 ID = "x-dead-letter-id"
-"""The task's id; of a message without one, an id of its own."""
+"""The task's id; of a message without one, or with one that is no name (`is_plain`), an id of its own."""
 REASON = "x-dead-letter-reason"
 """RabbitMQ's: `rejected`, `delivery_limit`, `maxlen`; or `expired`, when its end could not be stored."""
 ERROR_TYPE, ERROR = "x-dead-letter-error-type", "x-dead-letter-error"
@@ -73,7 +74,14 @@ _PERSISTENT = 2
 _MOST_HEADER_BYTES = 120 * 1024
 """All headers go into one frame, of 128 KiB with the properties; a larger one closes the connection."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._:@-]{0,254}")
+
 _CONFIRM_TIMEOUT = 5.0  # s
+
+
+def is_plain(task_id: Any) -> bool:
+    """Return whether a task's id can stand in an address and on a command line as it is."""
+    return isinstance(task_id, str) and _PLAIN.fullmatch(task_id) is not None
 
 
 def declare(connection: Connection) -> None:

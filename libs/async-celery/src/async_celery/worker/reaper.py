@@ -253,7 +253,7 @@ class Reaper:
             type_, arguments = meta["result"].get("exc_type"), meta["result"].get("exc_message")
             text = ", ".join(map(str, arguments)) if isinstance(arguments, list | tuple) else str(arguments)
         told = {
-            dead_letters.ID: task_id if isinstance(task_id, str) else str(uuid4()),
+            dead_letters.ID: task_id if dead_letters.is_plain(task_id) else str(uuid4()),
             dead_letters.REASON: death.reason,
             dead_letters.ERROR_TYPE: str(type_),
             dead_letters.ERROR: text[:_LONGEST_TEXT],
