@@ -119,7 +119,7 @@ def test_what_has_ended_is_listed_and_has_a_timeline(http: httpx.Client) -> None
         return {step["step"] for step in http.get(f"/v1/tasks/{task_id}/timeline").json()["steps"]}
 
     every = {"accepted", "confirmed", "received", "started", "finished", "stored", "delivered"}
-    wait_until(lambda: steps() >= every, 5, f"the timeline has every step: {steps()}")
+    wait_until(lambda: steps() >= every, 15, f"the timeline has every step: {steps()}")
 
 
 def test_a_dead_letter_is_shown_replayed_and_deleted(http: httpx.Client, stack: Clone) -> None:

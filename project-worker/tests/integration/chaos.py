@@ -3,8 +3,8 @@
 How it works: `Load` keeps sending all shapes of work through the library's client: single tasks, retries,
 failures, chains, groups, chords, cancellations, short expirations. Each is waited for, from its acceptance to its
 end, and judged. `Faults` shuffles the deck of faults, injects them with short pauses, mends what it has broken,
-and adds up how many extra runs they explain. The same seed gives the same sequence of both; what meets what is up
-to the machine.
+and adds up how many extra runs they explain: what ran at that moment, what that may send a second time, and what
+the client may. The same seed gives the same sequence of both; what meets what is up to the machine.
 
 What belongs here: making and judging the load, and breaking things. How much of it, and what must hold in the
 end, is `test_combined_faults.py`'s.
@@ -17,7 +17,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,12 @@ from async_celery import (
 from project_contracts.contract import TaskContract
 
 REFUSED = (PublishError, BackendError, TransportError)
-_LARGEST = 5
-"""Messages of the largest workflow that is sent."""
+_LARGEST = 6
+"""Messages of the largest workflow: a chord of five, and its body."""
+
+_STEPS = 3
+"""Of each chain."""
+
 _UNHEARD = 25.0  # s; more than two heartbeats
 _CANCEL_GRACE = 1.0  # s; a run that began as the cancellation was stored is written down by then
 
@@ -56,7 +60,7 @@ class Tally:
         outcomes: how many of each kind ended how.
         accepted: ids of all tasks that were accepted, members of workflows too.
         explicit: those of them that ended without success, and said so.
-        repeats: runs beyond the first that the tasks themselves asked for (retries).
+        repeats: runs beyond the first that the tasks themselves may have asked for (retries).
         refused: sends that were refused with an error.
         wrong: what must not be; empty when all is well.
         slowest: in s, from acceptance to answer, and whose it was.
@@ -74,7 +78,14 @@ class Tally:
 class Load:
     """Sends work, waits for it and judges it. `patience`, in s, is how long any of it may take.
 
-    `sending` is how many messages are on their way to the broker: after a lost connection they are sent again.
+    Attributes:
+        begun: how many messages, with all that follow from them, it has begun to send; not those of which the
+            client said that they were not sent.
+        sent: how many of these were accepted or refused. Those between are sent again after a lost connection.
+        following: how many messages what is not answered yet may lead to: retries, next steps, bodies of chords.
+            A task that runs again sends these again.
+        freezes: how often a worker was frozen.
+        tally: what became of it.
     """
 
     def __init__(self, system: OwnSystem, client: AsyncCelery, folder: Path, rng: random.Random, patience: float):
@@ -83,7 +94,7 @@ class Load:
         self._oracle = Oracle(folder / "runs")
         self._number = 0
         self._jobs: set[asyncio.Task[None]] = set()
-        self.sending = 0
+        self.begun = self.sent = self.following = self.freezes = 0
         self.tally = Tally()
 
     async def run(self, seconds: float, per_second: float) -> None:
@@ -121,8 +132,9 @@ class Load:
 
     async def _stumble(self, rng: random.Random) -> None:
         value = rng.randrange(1000)
-        if await self._task("retried", STUMBLE, value, seconds=0.05, value=value):
-            self.tally.repeats += 1
+        self.tally.repeats += 1  # even when it is refused: the broker may have it
+        with self._leading_to(1):
+            await self._task("retried", STUMBLE, value, seconds=0.05, value=value)
 
     async def _fail(self, _: random.Random) -> None:
         await self._task("failing", FAIL, TaskFailed)
@@ -133,6 +145,7 @@ class Load:
 
     async def _cancelled(self, rng: random.Random) -> None:
         pause = rng.uniform(0, 1)
+        freezes = self.freezes
         handle = await self._sent(WORK, seconds=rng.uniform(0, 2), value=9)
         if handle is None:
             return
@@ -148,19 +161,22 @@ class Load:
         self._judge("cancelled", handle, outcome, [9, TaskRevoked])
         if done:
             return
-        # It stays cancelled: nothing that happens later starts it again.
+        # It stays cancelled: nothing that happens later starts it again. Only a process that was frozen between
+        # asking whether it may run and running goes on.
         await asyncio.sleep(max(0, began + 3 - time.monotonic()))
-        if (later := len(self._oracle.executions(handle.id))) > runs:
+        later = len(self._oracle.executions(handle.id))
+        if later > runs + (self.freezes > freezes):
             self.tally.wrong.append(f"cancelled task {handle.id} started {later - runs} times afterwards")
 
     async def _chain(self, rng: random.Random) -> None:
-        first, *others = (rng.randrange(100) for _ in range(3))
+        first, *others = (rng.randrange(100) for _ in range(_STEPS))
 
         def canvas(log: str) -> Any:
             steps = [self._signature(PLUS, value=0, log=log, amount=first)]
             return chain(*steps, *(self._signature(PLUS, log=log, amount=n) for n in others), app=self._app)
 
-        await self._workflow("chain", canvas, first + sum(others))
+        with self._leading_to(_STEPS - 1):
+            await self._workflow("chain", canvas, first + sum(others))
 
     async def _group(self, rng: random.Random) -> None:
         values = [rng.randrange(100) for _ in range(4)]
@@ -168,11 +184,12 @@ class Load:
 
     async def _chord(self, rng: random.Random) -> None:
         values = [rng.randrange(100) for _ in range(5)]
-        await self._workflow(
-            "chord",
-            lambda log: chord(self._works(values, log), self._signature(TOTAL, log=log), app=self._app),
-            sum(values),
-        )
+        with self._leading_to(1):
+            await self._workflow(
+                "chord",
+                lambda log: chord(self._works(values, log), self._signature(TOTAL, log=log), app=self._app),
+                sum(values),
+            )
 
     def _works(self, values: list[int], log: str) -> list[Any]:
         return [self._signature(WORK, log=log, seconds=0.1, value=value) for value in values]
@@ -182,24 +199,44 @@ class Load:
 
     # Sending and judging.
 
+    @contextlib.contextmanager
+    def _sending(self, messages: int) -> Iterator[None]:
+        self.begun += messages
+        try:
+            yield
+        except REFUSED as exc:
+            if "nothing was sent" in str(exc):
+                self.begun -= messages
+            else:
+                self.sent += messages
+            raise
+        self.sent += messages
+
+    @contextlib.contextmanager
+    def _leading_to(self, messages: int) -> Iterator[None]:
+        self.following += messages
+        try:
+            yield
+        finally:
+            self.following -= messages
+
     async def _sent(
         self, contract: TaskContract[Any, Any], expires: float | None = None, **arguments: object
     ) -> TaskHandle[Any] | None:
-        self.sending += 1
+        # The retry of one that stumbles may be doubled as well.
         try:
-            handle = await self._client.send_task(
-                contract.name,
-                kwargs={"log": str(self._oracle.path), **arguments},
-                queue=contract.queue,
-                expires=expires,
-            )
+            with self._sending(2 if contract is STUMBLE else 1):
+                handle = await self._client.send_task(
+                    contract.name,
+                    kwargs={"log": str(self._oracle.path), **arguments},
+                    queue=contract.queue,
+                    expires=expires,
+                )
         except REFUSED as exc:
             self.tally.refused += 1
             if isinstance(exc, PublishError) and exc.task_id is not None:
                 self._unsure(exc.task_id)
             return None
-        finally:
-            self.sending -= 1
         self.tally.accepted.add(handle.id)
         return handle
 
@@ -215,35 +252,35 @@ class Load:
         expected: Any,
         expires: float | None = None,
         **arguments: object,
-    ) -> bool:
+    ) -> None:
         handle = await self._sent(contract, expires, **arguments)
         if handle is None:
-            return False
+            return
         outcome = await self._outcome(handle)
         self._judge(kind, handle, outcome, [expected] if expires is None else [expected, TaskRevoked])
-        return True
 
     async def _workflow(self, kind: str, canvas: Callable[[str], Any], expected: Any) -> None:
         # Of one that is refused some members may run, whose ids nobody has learned: so it has a log of its own.
         own = Oracle(self._folder / f"workflow-{self._number}")
-        self.sending += _LARGEST
         try:
-            handle = await self._client.submit(canvas(str(own.path)))
+            with self._sending(_LARGEST):
+                handle = await self._client.submit(canvas(str(own.path)))
         except REFUSED:
             self.tally.refused += 1
             return
-        finally:
-            self.sending -= _LARGEST
         self._judge(kind, handle, await self._outcome(handle), [expected])
         members: list[Any] = []
 
         async def all_ended() -> bool:
-            members[:] = _leaves(await handle.status())
+            try:
+                members[:] = _leaves(await handle.status())
+            except REFUSED:
+                return False
             return all(leaf.state.is_final for leaf in members)
 
-        # Celery sends the next step before it stores the end of the one before.
+        # Celery sends the next step before it stores the end of the one before, and may be frozen in between.
         with contextlib.suppress(AssertionError):
-            await eventually(all_ended, 5, "all members have ended")
+            await eventually(all_ended, 2 * _UNHEARD, "all members have ended")
         self.tally.accepted |= {leaf.id for leaf in members}
         self.tally.explicit |= {leaf.id for leaf in members if leaf.state != "SUCCESS"}
         if unfinished := [leaf.id for leaf in members if not leaf.state.is_final]:
@@ -279,6 +316,19 @@ def _leaves(status: Any) -> list[Any]:
     return [leaf for child in status.children for leaf in _leaves(child)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """What a fault has hit.
+
+    Attributes:
+        running: at most so many tasks that ran; they run again, and send again what follows from them.
+        client: whether the client lost its connection to the broker, and sends again what was not confirmed.
+    """
+
+    running: int = 0
+    client: bool = False
+
+
 class Faults:
     """Breaks things, and mends them. `explained` is how many extra runs that may have caused."""
 
@@ -309,7 +359,7 @@ class Faults:
     async def run(self, seconds: float, pause: float) -> None:
         """Inject for so long, `pause` seconds apart on average."""
         self._is_patient = pause > 1
-        deck: list[Callable[[], Awaitable[int]]] = [
+        deck: list[Callable[[], Awaitable[Hit]]] = [
             *(self._child_killed, self._worker_killed, self._worker_restarted, self._worker_frozen),
             *(self._broker_restarted, self._broker_killed, self._connections_closed, self._confirms_cut),
             *(self._redis_killed, self._redis_frozen, self._pushes_cut, self._reaper_killed),
@@ -324,90 +374,92 @@ class Faults:
                 name = fault.__name__.strip("_").replace("_", " ")
                 self._say(f"{time.strftime('%H:%M:%S')} {name}")
                 self.injected[name] += 1
-                self.explained += await fault()
+                sent, following = self._load.sent, self._load.following
+                hit = await fault()
+                self.explained += hit.running
+                if hit.running:
+                    self.explained += following
+                if hit.client:
+                    # When exactly the connection was lost is not known: what was on its way before, or since.
+                    self.explained += self._load.begun - sent
 
-    # Each returns how many extra runs it explains.
-
-    async def _child_killed(self) -> int:
+    async def _child_killed(self) -> Hit:
         worker = self._system.workers[self._rng.choice(self._names)]
         if children := worker.children():
             with contextlib.suppress(ProcessLookupError):
                 _kill(self._rng.choice(children))
-        return 1
+        return Hit(running=1)
 
-    async def _worker_killed(self) -> int:
+    async def _worker_killed(self) -> Hit:
         worker = self._system.workers[name := self._rng.choice(self._names)]
         children = worker.children()
         worker.process.kill()
         await asyncio.to_thread(worker.process.wait)
         await eventually(lambda: not any(map(_lives, children)), 15, f"no orphans of {name}")
         self._system.start_worker(name, **self._settings)
-        return CONCURRENCY
+        return Hit(running=CONCURRENCY)
 
-    async def _worker_restarted(self) -> int:
+    async def _worker_restarted(self) -> Hit:
         worker = self._system.workers[name := self._rng.choice(self._names)]
         await _until_it_runs(worker)
         worker.signal(signal.SIGTERM)
         await asyncio.to_thread(worker.process.wait, 30)
         self._system.start_worker(name, **self._settings)
-        return 0
+        return Hit()
 
-    async def _worker_frozen(self) -> int:
+    async def _worker_frozen(self) -> Hit:
         worker = self._system.workers[self._rng.choice(self._names)]
         # In long runs now and then for longer than the broker waits for its heartbeats: then others take over.
         is_long = self._rng.random() < 0.25 and self._is_patient
+        self._load.freezes += 1
         worker.signal(signal.SIGSTOP, group=True)
         await asyncio.sleep(_UNHEARD if is_long else self._rng.uniform(1, 4))
         worker.signal(signal.SIGCONT, group=True)
-        return CONCURRENCY if is_long else 0
+        return Hit(running=CONCURRENCY if is_long else 0)
 
-    async def _broker_restarted(self) -> int:
-        explained = self._everything + self._load.sending
+    async def _broker_restarted(self) -> Hit:
         await asyncio.to_thread(self._system.evaluate, "rabbit:stop(), rabbit:start().")
-        return explained
+        return Hit(running=self._everything, client=True)
 
-    async def _broker_killed(self) -> int:
-        explained = self._everything + self._load.sending
+    async def _broker_killed(self) -> Hit:
         self._system.rabbit.kill()
         await asyncio.to_thread(self._system.rabbit.start)
-        return explained
+        return Hit(running=self._everything, client=True)
 
-    async def _connections_closed(self) -> int:
-        explained = self._everything + self._load.sending
+    async def _connections_closed(self) -> Hit:
         await asyncio.to_thread(self._system.rabbit.control, "close_all_connections", "chaos")
-        return explained
+        return Hit(running=self._everything, client=True)
 
-    async def _confirms_cut(self) -> int:
-        explained = self._load.sending
+    async def _confirms_cut(self) -> Hit:
         with contextlib.suppress(TimeoutError):
             await self._proxy.cut_after(self._rng.randrange(200), to_broker=False)
-        return explained + self._load.sending
+        return Hit(client=True)
 
-    async def _redis_killed(self) -> int:
+    async def _redis_killed(self) -> Hit:
         self._system.redis.kill()
         await asyncio.sleep(self._rng.uniform(0.2, 2))
         await asyncio.to_thread(self._system.redis.start)
-        return 0
+        return Hit()
 
-    async def _redis_frozen(self) -> int:
+    async def _redis_frozen(self) -> Hit:
         self._system.redis.hang()
         await asyncio.sleep(self._rng.uniform(0.5, 4))
         self._system.redis.go_on()
-        return 0
+        return Hit()
 
-    async def _pushes_cut(self) -> int:
+    async def _pushes_cut(self) -> Hit:
         for _ in range(5):
             with contextlib.suppress(RedisError):
                 self._system.redis.client.client_kill_filter(_type="pubsub")
             await asyncio.sleep(0.1)
-        return 0
+        return Hit()
 
-    async def _reaper_killed(self) -> int:
+    async def _reaper_killed(self) -> Hit:
         reaper = self._system.workers[REAPER]
         reaper.process.kill()
         await asyncio.to_thread(reaper.process.wait)
         self._system.start_worker(REAPER, **self._settings)
-        return 0
+        return Hit()
 
 
 async def _until_it_runs(worker: Worker) -> None:

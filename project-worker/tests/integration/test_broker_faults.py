@@ -60,12 +60,12 @@ async def test_b1_killed_and_b8_absent_at_start(own_system: OwnSystem, oracle: O
         await eventually(lambda: len(oracle.executions()) > CONCURRENCY, 10, "some run")
         own_system.rabbit.kill()
         with own_system.worker("latecomer") as latecomer:
-            await eventually(lambda: "Cannot connect" in latecomer.text, 10, "a worker starts without a broker")
+            await eventually(lambda: "Cannot connect" in latecomer.text, 20, "a worker starts without a broker")
             await asyncio.to_thread(own_system.rabbit.start)
-            back = time.monotonic()
-            recovery = await served(client, oracle, 15, accepted)
-            await eventually(latecomer.ready, 10 - (time.monotonic() - back), "the late worker is ready")
-            late = time.monotonic() - back
+            recovery, late = await asyncio.gather(
+                served(client, oracle, 15, accepted),
+                eventually(latecomer.ready, 15, "the late worker is ready"),
+            )
             results = [await handle.result(timeout=30) for handle in handles]
     assert results == list(range(12))
     print(f"B1 kill -9: served {recovery:.1f} s after the broker was up; B8: a late worker after {late:.1f} s")
@@ -86,7 +86,8 @@ async def test_b2_b3_restarts_during_long_tasks(own_system: OwnSystem, oracle: O
     restarts = scaled(2, 10)
     slowest = 0.0
     async with own_system.client() as client:
-        handles = [await _persistently(client, oracle, 3, n) for n in range(CONCURRENCY)]
+        # Longer than it takes to restart the broker, on a slow machine, too.
+        handles = [await _persistently(client, oracle, 6, n) for n in range(CONCURRENCY)]
         await eventually(lambda: len(oracle.executions()) == CONCURRENCY, 15, "both children are busy")
         for _ in range(restarts):
             runs = len(oracle.executions())
@@ -94,9 +95,9 @@ async def test_b2_b3_restarts_during_long_tasks(own_system: OwnSystem, oracle: O
             slowest = max(
                 slowest,
                 # Full concurrency: both are taken again at once, though each keeps a child busy for seconds.
-                await eventually(lambda: len(oracle.executions()) == runs + CONCURRENCY, 15, "both run again"),  # noqa: B023
+                await eventually(lambda: len(oracle.executions()) >= runs + CONCURRENCY, 15, "both run again"),  # noqa: B023
             )
-        assert [await handle.result(timeout=20) for handle in handles] == [*range(CONCURRENCY)]
+        assert [await handle.result(timeout=30) for handle in handles] == [*range(CONCURRENCY)]
     print(f"B2/B3 {restarts} broker restarts: both children busy again within {slowest:.1f} s")
     assert oracle.verdict([handle.id for handle in handles], allowed_extra=CONCURRENCY * restarts).good
 
@@ -108,26 +109,32 @@ async def test_b4_a_task_longer_than_the_consumer_timeout(
     def reconnected() -> bool:
         return steady.text.count("Connected to amqp") > connections
 
+    def taken_back() -> int:
+        return steady.text[logged:].count("delivery acknowledgement on channel")
+
+    logged = len(steady.text)
     async with own_system.client() as client:
         accepted: list[str] = []
         await served(client, oracle, 15, accepted)
         connections = steady.text.count("Connected to amqp")
         timeout = scaled(2, 60)
-        await asyncio.to_thread(own_system.evaluate, _consumer_timeout(timeout))
-        await eventually(reconnected, 10, "the new time-out counts for the worker")
-        await served(client, oracle, 15, accepted)
-        long = await send(client, WORK, oracle, seconds=timeout + 3, value=7)
-        await eventually(lambda: "delivery acknowledgement" in steady.text, timeout + 5, "RabbitMQ takes it back")
-        again = await served(client, oracle, 10, accepted)
-        await eventually(lambda: len(oracle.executions(long.id)) > 1, 10, "it is taken again")
-        connections = steady.text.count("Connected to amqp")
-        await asyncio.to_thread(own_system.evaluate, _consumer_timeout(1800))
-        await eventually(reconnected, 10, "the old time-out counts for the worker")
+        try:
+            await asyncio.to_thread(own_system.evaluate, _consumer_timeout(timeout))
+            await eventually(reconnected, 15, "the new time-out counts for the worker")
+            await served(client, oracle, 15, accepted)
+            long = await send(client, WORK, oracle, seconds=timeout + 3, value=7)
+            await eventually(lambda: taken_back() > 0, timeout + 15, "RabbitMQ takes it back")
+            again = await served(client, oracle, 15, accepted)
+            await eventually(lambda: len(oracle.executions(long.id)) > 1, 15, "it is taken again")
+            connections = steady.text.count("Connected to amqp")
+        finally:
+            await asyncio.to_thread(own_system.evaluate, _consumer_timeout(1800))
+        await eventually(reconnected, 15, "the old time-out counts for the worker")
         assert await long.result(timeout=timeout + 20) == 7
     runs = len(oracle.executions(long.id))
     print(f"B4 consumer_timeout: served again after {again:.1f} s, {runs} runs of the long task")
-    # The time-out, and two lost connections of which one was made by this test while nothing ran.
-    assert oracle.verdict([*accepted, long.id], allowed_extra=2).good
+    # It still counts while it is being reset, which ends the connection once more.
+    assert oracle.verdict([*accepted, long.id], allowed_extra=taken_back() + 1).good
 
 
 def _consumer_timeout(seconds: int) -> str:
@@ -171,18 +178,20 @@ async def test_b7_permissions_are_withdrawn(own_system: OwnSystem, oracle: Oracl
     async with own_system.client() as client:
         accepted: list[str] = []
         await served(client, oracle, 15, accepted)
-        # The permissions of open channels are cached: without connections, they count at once.
-        await asyncio.to_thread(
-            own_system.evaluate,
-            f'rabbit_auth_backend_internal:clear_permissions(<<"test">>, <<"/">>, <<"test">>), {_RECONNECT}',
-        )
-        started = time.monotonic()
-        with pytest.raises((PublishError, TransportError)):
-            for _ in range(100):
-                await send(client, WORK, oracle, seconds=0, value=1)
-        assert time.monotonic() - started < 3
-        await eventually(lambda: "refuse" in steady.text, 10, "the worker is refused as well")
-        await asyncio.to_thread(own_system.rabbit.control, "set_permissions", "test", ".*", ".*", ".*")
+        logged = len(steady.text)
+        try:
+            # The permissions of open channels are cached: without connections, they count at once.
+            await asyncio.to_thread(
+                own_system.evaluate,
+                f'rabbit_auth_backend_internal:clear_permissions(<<"test">>, <<"/">>, <<"test">>), {_RECONNECT}',
+            )
+            async with asyncio.timeout(10):
+                with pytest.raises((PublishError, TransportError)):
+                    while True:
+                        await send(client, WORK, oracle, seconds=0, value=1)
+            await eventually(lambda: "NOT_ALLOWED" in steady.text[logged:], 15, "the worker is refused as well")
+        finally:
+            await asyncio.to_thread(own_system.rabbit.control, "set_permissions", "test", ".*", ".*", ".*")
         recovery = await served(client, oracle, 10, accepted)
     print(f"B7 permissions withdrawn: served {recovery:.1f} s after they were given back")
     assert oracle.verdict(accepted).good
@@ -232,4 +241,4 @@ async def test_b11_a_slow_broker(own_system: OwnSystem, oracle: Oracle) -> None:
         await proxy.close()
     limit = window / (2 * delay)
     print(f"B11 {2 * delay:g} s for a round trip: {rate:.0f} tasks/s, window/RTT = {limit:.0f}")
-    assert rate > 0.8 * limit
+    assert rate > 0.6 * limit

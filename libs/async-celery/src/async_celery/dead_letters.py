@@ -8,9 +8,11 @@ explicitly removed stays, in its old place.
 
 To replay is to make the task run again: its stored end, its counted attempts and its tombstone are deleted, a
 new deadline is set, the message is published to its queue under the same id, and once that is confirmed the dead
-letter is removed. Dying in between, at the worst, leaves a dead letter whose task runs; replayed again, it runs
-twice. What the failure of a task has ended besides (the chord that it is part of) stays ended; the rest of its
-chain runs. A signed pickle has an expiry of its own that stays: past it, it is refused once more.
+letter is removed. Where that fails, all is as before. Dying before the publishing leaves a dead letter whose task
+looks queued and is no longer cancelled, nor is its workflow; dying after it, a dead letter whose task runs:
+replayed again, it runs twice. What the failure of a task has ended besides (the chord that it is part of) stays
+ended; the rest of its chain runs. A signed pickle has an expiry of its own that stays: past it, it is refused
+once more.
 
 What belongs here: reading, removing and replaying. Nothing here decides what a dead letter is.
 """
@@ -32,7 +34,7 @@ from redis.exceptions import RedisError
 
 from async_celery import tombstones
 from async_celery.errors import BackendError, DeadLetterNotFound, PayloadError, PublishError, TransportError
-from async_celery.types import PUBLISHED_AT, TaskErrorInfo
+from async_celery.types import PUBLISHED_AT, TaskErrorInfo, attempts_key, errbacks_key
 from async_celery.worker import dead_letters as names
 
 if TYPE_CHECKING:
@@ -191,22 +193,24 @@ class DeadLetters:
 
     @contextlib.contextmanager
     def _reset(self, message: Message, task_id: str) -> Iterator[None]:
-        """Delete what keeps a task from running; put its end back when it could not be published."""
+        """Delete what keeps a task from running; put it back when it could not be published."""
         client = self._app.backend.client
         key_of: Callable[[str], bytes] = self._app.backend.get_key_for_task
         headers = message.headers or {}
         # The failure of a task was stored for the rest of its chain as well.
         ids = [task_id, *_chain_of(message)]
-        ends = {key: client.get(key) for key in map(key_of, ids)}
         roots = {task_id, headers.get("root_id") or task_id}
         # A cancelled workflow's other members have tombstones of their own.
-        client.delete(*ends, f"task-attempts:{task_id}", *map(tombstones.key_of, roots))
+        once = (attempts_key(task_id), errbacks_key(task_id))
+        keys = [*map(key_of, ids), *once, *map(tombstones.key_of, roots)]
+        values = dict(zip(keys, client.mget(keys), strict=True))
+        client.delete(*keys)
         try:
             yield
         except Exception:
-            for key, end in ends.items():
-                if end is not None:
-                    client.set(key, end, ex=self._app.backend.expires or None, nx=True)
+            for key, value in values.items():
+                if value is not None:
+                    client.set(key, value, ex=self._app.backend.expires or None, nx=True)
             raise
 
     def _headers_of_now(self, message: Message) -> dict[str, Any]:

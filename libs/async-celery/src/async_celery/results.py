@@ -36,6 +36,7 @@ from async_celery.resp import Address, Command, Commands
 from async_celery.task_ids import TaskIds
 from async_celery.types import (
     DEADLINES,
+    HISTORY,
     BackendCall,
     HistoryRow,
     Meta,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 _MAX_RESULT_BYTES = 2 * 1024 * 1024
 _HEALTH_CHECK_INTERVAL = 15.0  # s
 _SCHEMES = ("redis", "rediss", "socket")
-_HISTORY_KEY = "task-history"
 
 
 class RedisBackend:
@@ -183,7 +183,7 @@ class RedisBackend:
             for task_id in marked:
                 key = self._key_of_task(task_id)
                 entry = ("id", task_id, "state", "REVOKED", "finished", str(time.time()))
-                commands += [("PUBLISH", key, revoked[key]), ("XADD", _HISTORY_KEY, "*", *entry)]
+                commands += [("PUBLISH", key, revoked[key]), ("XADD", HISTORY, "*", *entry)]
             await self._commands(*commands)
 
     async def forget(self, task_ids: Sequence[str], *, record_of: str) -> None:
@@ -195,7 +195,7 @@ class RedisBackend:
         """See `types.Backend`."""
         newest = "+" if before is None else f"({before}"
         with self._operation():
-            (rows,) = await self._commands(("XREVRANGE", _HISTORY_KEY, newest, since or "-", "COUNT", count))
+            (rows,) = await self._commands(("XREVRANGE", HISTORY, newest, since or "-", "COUNT", count))
         return [(id_.decode(), _pairs(fields)) for id_, fields in rows]
 
     async def note(self, times: Mapping[str, Mapping[str, float]]) -> None:

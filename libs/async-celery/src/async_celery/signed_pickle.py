@@ -18,7 +18,7 @@ checked before the first byte is unpickled.
 
 Two places of Celery meet it. `SigningAMQP`, the app's `amqp` class, tells the serializer whose body is to be
 signed: every message that Celery's code makes passes there, also a worker's own retries, steps of chains and
-bodies of chords. `check_envelope` is called by the worker's request (`worker/request.py`), which knows the
+bodies of chords. `check_envelope` is called by the worker's consumer (`worker/consumer.py`), which knows the
 headers. What a replay would repeat has been done already: no task is run whose final state is stored
 (`worker/task.py`).
 

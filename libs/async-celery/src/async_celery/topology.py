@@ -24,6 +24,12 @@ _DELAYED = re.compile(r"(?:[01]\.){28}(.*)", re.DOTALL)
 _FIRST_DELAY_EXCHANGE = native_delayed_delivery.level_name(native_delayed_delivery.MAX_LEVEL)
 
 
+def without_delay(routing_key: str) -> str:
+    """Return the routing key that a message has in the end, also one that the broker was to deliver later."""
+    delayed = _DELAYED.fullmatch(routing_key)
+    return delayed[1] if delayed else routing_key
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Topology:
     """The requests that declare what a message needs. One object per set of names: compared by identity."""

@@ -193,6 +193,20 @@ def record_key(task_id: str) -> str:
     return f"task-record:{task_id}"
 
 
+def errbacks_key(task_id: str) -> str:
+    """Return the Redis key that says that a failed task's errbacks were called."""
+    return f"task-errbacks:{task_id}"
+
+
+def attempts_key(task_id: str) -> str:
+    """Return the Redis key under which the repeated runs of a task are counted."""
+    return f"task-attempts:{task_id}"
+
+
+HISTORY = "task-history"
+"""The Redis stream with an entry for each finished task."""
+
+
 PUBLISHED_AT = "x-published-at"
 """The header that says when a message was published, in s since 1970: a task's timeline begins with it."""
 

@@ -14,7 +14,8 @@ import pytest
 from celery import Celery
 
 from async_celery import BackendError, DeadLetterNotFound, DeadLetters, PayloadError, PublishError, TransportError
-from async_celery.tombstones import key_of
+from async_celery.tombstones import STOP, key_of
+from async_celery.types import attempts_key
 from async_celery.worker import Policy
 from async_celery.worker import dead_letters as names
 
@@ -207,12 +208,19 @@ async def test_what_cannot_be_replayed_stays(app: Celery, letters: DeadLetters) 
     with pytest.raises(PayloadError):
         await letters.replay(nothing)
     backend: Any = app.backend
-    lost = park(app, id=str(uuid4()), task="add", queue="a queue that is gone")
-    key = backend.get_key_for_task(lost)
-    backend.client.set(key, '{"status": "FAILURE"}', ex=60)
+    lost = str(uuid4())
+    park(app, id=lost, root_id=f"root of {lost}", task="add", queue="a queue that is gone")
+    before = {
+        backend.get_key_for_task(lost): b'{"status": "FAILURE"}',
+        attempts_key(lost).encode(): b"5",
+        key_of(lost).encode(): STOP.encode(),
+        key_of(f"root of {lost}").encode(): STOP.encode(),
+    }
+    for key, value in before.items():
+        backend.client.set(key, value, ex=60)
     with pytest.raises(PublishError, match="a queue that is gone"):
         await letters.replay(lost)
-    assert backend.client.get(key) == b'{"status": "FAILURE"}'
+    assert backend.client.mget(before) == list(before.values())
     assert [letter.id for letter in await letters.list()] == [nothing, lost]
 
 
@@ -227,7 +235,7 @@ async def test_a_broker_that_is_away_or_hangs_is_reported(
     began = time.monotonic()
     with pytest.raises(TransportError):
         await letters.list()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
     broker_proxy.open_again()
     await broker_proxy.refuse()
     with pytest.raises(TransportError):

@@ -7,7 +7,7 @@ from celery import Celery
 from kombu import Exchange, Queue, binding
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
-from async_celery.topology import Topologies, Topology
+from async_celery.topology import Topologies, Topology, without_delay
 
 
 def celery_app(**conf: Any) -> Celery:
@@ -86,3 +86,8 @@ def test_delayed_delivery_declares_where_to_wait_and_where_to_go() -> None:
     # One declaration serves every delay.
     assert topologies.of([], "celery_delayed_27", calculate_routing_key(77, "k")) is topology
     assert topologies.of([], "celery_delayed_27", "no.delay.k") is not topology
+
+
+def test_delay_is_taken_from_a_routing_key() -> None:
+    assert without_delay(calculate_routing_key(5, "1.0.work")) == "1.0.work"
+    assert without_delay("1.0.work") == "1.0.work"

@@ -3,7 +3,8 @@
 How it works: Celery's Redis backend with the same keys and the same JSON, so that every Celery client reads what
 is stored here. Where Celery asks for the stored result, stores the new one and then counts the part of a chord,
 one script (`scripts.py`) does all of it and feeds the history. The first terminal state of a task stays. All
-calls can be repeated, and are when Redis does not answer (`result_backend_always_retry`).
+calls can be repeated, and are when Redis does not answer (`result_backend_always_retry`); but not in the main
+process of a pool of processes (`hurry`).
 
 A chord's body is sent by the member that completes the count. Whoever is not known to have sent it, because its
 process died, has not acknowledged its message either: the message comes back, the task is found finished, and
@@ -14,6 +15,7 @@ What belongs here: what a worker reads and writes in Redis. Values become JSON i
 """
 
 import math
+import os
 import time
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,17 +28,14 @@ from celery.canvas import maybe_signature
 from celery.exceptions import ChordError, ImproperlyConfigured, Reject, TaskRevokedError
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError, OperationalError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from async_celery import tombstones
-from async_celery.types import PUBLISHED_AT
+from async_celery.topology import without_delay
+from async_celery.types import HISTORY, PUBLISHED_AT, attempts_key, errbacks_key
 from async_celery.worker import scripts
-from async_celery.worker.connection import Connection
+from async_celery.worker.connection import PASSING, Connection
 from async_celery.worker.encoding import encode, encode_result, error
 from async_celery.worker.policy import policy_of
-
-HISTORY = "task-history"
-"""The stream with an entry for each finished task."""
 
 logger = get_logger(__name__)
 
@@ -47,6 +46,7 @@ _LET_RUN = tombstones.LET_RUN.encode()
 # How what is stored of a finished task begins; see `scripts.py`.
 _LONGEST_BEGINNING = 32
 _FINAL = tuple(f'{{"status": "{state}"'.encode() for state in sorted(states.READY_STATES))
+_FAILED = b'{"status": "FAILURE"'
 
 # Celery's type stubs are older than it is: they know neither its Redis backend's methods nor a request's fields.
 _RedisBackend: Any = celery.backends.redis.RedisBackend
@@ -84,6 +84,14 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             raise ImproperlyConfigured('results are stored as JSON: set result_serializer="json"')
         self._policy = policy_of(self.app)
         self._extended = bool(self.app.conf.result_extended)
+        self._hurried: int | None = None
+
+    def hurry(self) -> None:
+        """Try each call once in this process, in which an event loop answers the broker; not in its children.
+
+        Were it to wait for Redis here, the broker would take the worker for dead.
+        """
+        self._hurried = os.getpid()
 
     # ---- before and while a task runs ----
 
@@ -100,7 +108,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             ("EXISTS", *_tombstones(task_id, root_id)),
             ("GETRANGE", self.get_key_for_task(task_id), 0, _LONGEST_BEGINNING - 1),
         ]
-        key = _attempts_key(task_id)
+        key = attempts_key(task_id)
         if redelivered:
             commands.append(("INCR", key))
             commands.append(("EXPIRE", key, self.expires or _A_DAY))
@@ -119,7 +127,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         Raises:
             RedisError: one try was in vain. Who stops does not wait.
         """
-        key = _attempts_key(task_id)
+        key = attempts_key(task_id)
         # Of the first run there is no count: what is left is -1, which must not stay.
         self._connection(("DECR", key), ("EXPIRE", key, self.expires or _A_DAY))
 
@@ -175,7 +183,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             self._evaluate(scripts.REPORT, [key], [payload, expires, newer])
             return result
         entry = _history_entry(state, result, meta, request)
-        keys = [key, _attempts_key(task_id), HISTORY]
+        keys = [key, attempts_key(task_id), HISTORY]
         arguments = [payload, expires, self._policy.history_length, len(entry), *entry]
         if not _is_member(request):
             self._evaluate(scripts.FINISH, keys, arguments)
@@ -187,6 +195,15 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         else:
             self._count_stored(request)
         return result
+
+    def check_result(self, result: Any) -> None:
+        """Do nothing for a result that `store_result` takes.
+
+        Raises:
+            EncodeError, ResultTooLarge: as `store_result`.
+        """
+        result = self.encode_result(result, states.SUCCESS)
+        encode_result(result, max_bytes=self._policy.max_result_bytes)
 
     def on_chord_part_return(self, request: _Request, state: str, result: Any, *_: Any, **__: Any) -> None:
         """Count a task for its chord; send the body when it was the last one. May be repeated."""
@@ -221,11 +238,14 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
     ) -> None:
         """Store that a task failed, and with it what would have followed it.
 
-        Its errbacks are called by whoever stores it first.
+        Its errbacks are called unless they were, or it had ended otherwise: a second time only where a process
+        died just then.
         """
-        if call_errbacks and request and request.errbacks:
-            call_errbacks = not self._has_ended(task_id)
+        call_errbacks = bool(call_errbacks and request and request.errbacks) and self._has_errbacks_due(task_id)
         super().mark_as_failure(task_id, exc, traceback, request, store_result, call_errbacks, state)
+        if call_errbacks:
+            expires = self.failure_expires or self.expires or _A_DAY
+            self._ensure_retryable(self._connection, ("SET", errbacks_key(task_id), 1, "EX", expires))
 
     def mark_as_revoked(
         self,
@@ -244,7 +264,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         """Do again what follows the end of a task that is stored: its process may have died in between.
 
         Its part is counted for its chord and the chord's body sent, what would have come after a failed task
-        fails, its errbacks are called.
+        fails, its errbacks are called if they were not.
 
         Raises:
             Reject: as `store_result`.
@@ -256,15 +276,16 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
                 self.mark_as_done(request.id, result, request)
             case states.FAILURE:
                 self.mark_as_failure(request.id, result, request=request)
-                if request.errbacks:
-                    self._call_task_errbacks(request, result, None)
             case states.REVOKED:
                 self.mark_as_revoked(request.id, str(result), request)
 
-    def _has_ended(self, task_id: str) -> bool:
-        command = ("GETRANGE", self.get_key_for_task(task_id), 0, _LONGEST_BEGINNING - 1)
-        (begins,) = self._ensure_retryable(self._connection, command)
-        return bool(begins.startswith(_FINAL))
+    def _has_errbacks_due(self, task_id: str) -> bool:
+        called, begins = self._ensure_retryable(
+            self._connection,
+            ("EXISTS", errbacks_key(task_id)),
+            ("GETRANGE", self.get_key_for_task(task_id), 0, _LONGEST_BEGINNING - 1),
+        )
+        return not called and (begins.startswith(_FAILED) or not begins.startswith(_FINAL))
 
     # ---- chords ----
 
@@ -383,7 +404,13 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Return whether it will pass: also a Redis that is full, or takes no writes, comes back."""
-        return isinstance(exc, OutOfMemoryError | ReadOnlyError) or super().exception_safe_to_retry(exc)
+        return isinstance(exc, PASSING) or super().exception_safe_to_retry(exc)
+
+    def _ensure_retryable(self, *args: Any, max_retries: float | None = None, **kwargs: Any) -> Any:
+        """Repeat a call for as long as Celery does; in the process that `hurry` was called in, never."""
+        if os.getpid() == self._hurried:
+            max_retries = 0
+        return super()._ensure_retryable(*args, max_retries=max_retries, **kwargs)
 
     @cached_property
     def _connection(self) -> Connection:
@@ -406,15 +433,15 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             if request.parent_id:
                 meta["parent_id"] = request.parent_id
             if self._extended:
-                delivery, stamped = request.delivery_info, request.stamped_headers
+                stamped = request.stamped_headers
                 meta["name"] = request.get("task")
                 meta["args"], meta["kwargs"] = request.args, request.kwargs
                 meta["worker"], meta["retries"] = request.hostname, request.retries
-                meta["queue"] = delivery.get("routing_key") if delivery else None
+                meta["queue"] = _queue_of(request)
                 if request.stamps:
                     meta["stamped_headers"] = stamped
                     meta |= {name: value for name, value in request.stamps.items() if name in (stamped or ())}
-            meta["attempts"] = 1 + (request.retries or 0) + request.get("redeliveries", 0)
+            meta["attempts"] = 1 + (request.retries or 0) + (request.get("redeliveries") or 0)
             get = request.get
             timeline = {
                 "published": _published_at(request),
@@ -422,7 +449,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
                 "started": get("started_at"),
                 "finished": finished,
             }
-        meta["timeline"] = {name: at for name, at in timeline.items() if at is not None}
+        meta["timeline"] = {name: at for name, at in timeline.items() if type(at) in (float, int)}
         meta["task_id"] = task_id
         return meta
 
@@ -439,15 +466,26 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         return f'{{"status": {encode(state)}, "result": {result}, {rest[1:]}'
 
 
+def backend_of(app: Any) -> ResultBackend:
+    """Return the app's result backend.
+
+    Raises:
+        ImproperlyConfigured: it is none of ours.
+    """
+    backend = app.backend
+    if isinstance(backend, ResultBackend):
+        return backend
+    raise ImproperlyConfigured(
+        f"results are stored by {type(backend).__name__}: set result_backend to the URL of one Redis server, as "
+        "redis://127.0.0.1:6379/0"
+    )
+
+
 def _tombstones(task_id: str, root_id: str | None) -> tuple[str, ...]:
     """Return the keys of which one exists when a task was cancelled."""
     if root_id is None or root_id == task_id:
         return (tombstones.key_of(task_id),)
     return tombstones.key_of(task_id), tombstones.key_of(root_id)
-
-
-def _attempts_key(task_id: str) -> str:
-    return f"task-attempts:{task_id}"
 
 
 def _is_member(request: _Request) -> bool:
@@ -461,6 +499,12 @@ def _is_storable(value: Any, max_bytes: int) -> bool:
     except EncodeError:
         return False
     return True
+
+
+def _queue_of(request: _Request) -> str | None:
+    """Return the queue that a task's message came from, as far as its routing key says so."""
+    routing_key = (request.delivery_info or {}).get("routing_key")
+    return without_delay(routing_key) if routing_key else None
 
 
 def _published_at(request: _Request) -> float | None:
@@ -479,15 +523,15 @@ def _history_entry(state: str, result: Any, meta: dict[str, Any], request: _Requ
         entry += ("error", type_)
     if not request:
         return entry
-    delivery = request.delivery_info
     more = {
         "name": request.get("task"),
-        "queue": delivery.get("routing_key") if delivery else None,
+        "queue": _queue_of(request),
         "worker": request.hostname,
         "attempts": meta["attempts"],
         "root_id": request.root_id if request.root_id != meta["task_id"] else None,
     }
     for name, value in more.items():
-        if value is not None:
+        # Headers can be anything.
+        if isinstance(value, str | int):
             entry += (name, value)
     return entry

@@ -15,13 +15,16 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from async_celery.worker.scripts import Script
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
+
+PASSING = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
+"""What says that Redis is away, full, or takes no writes: the same command will do later. Others never will."""
 
 
 class Connection:

@@ -19,27 +19,32 @@ from typing import Any
 import celery.worker.consumer
 from celery import signals
 from celery.app.task import Context
-from celery.exceptions import InvalidTaskError, NotRegistered
+from celery.concurrency.prefork import TaskPool as ProcessPool
+from celery.exceptions import BackendError, InvalidTaskError, NotRegistered
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import ContentDisallowed, DecodeError
+from redis.exceptions import RedisError
 
 from async_celery.signed_pickle import check_envelope
 from async_celery.worker import liveness
+from async_celery.worker.backend import backend_of
 
 _logger = logging.getLogger(__name__)
 
 _NOTHING = type(None)
 _HEADER_TYPES: dict[str, tuple[type, ...]] = {
+    "task": (str, _NOTHING),
     "root_id": (str, _NOTHING),
     "parent_id": (str, _NOTHING),
     "group": (str, _NOTHING),
     "shadow": (str, _NOTHING),
     "retries": (int, _NOTHING),
+    "redeliveries": (int, _NOTHING),
     "timelimit": (list, tuple, _NOTHING),
     "stamped_headers": (list, _NOTHING),
     "stamps": (dict, _NOTHING),
 }
-"""What Celery takes for granted of a message's headers."""
+"""What Celery and this package take for granted of a message's headers."""
 
 
 class Consumer(celery.worker.consumer.Consumer):
@@ -52,6 +57,17 @@ class Consumer(celery.worker.consumer.Consumer):
     connection_errors: tuple[type[Exception], ...]
     event_dispatcher: Any
 
+    def __init__(self, on_task_request: Any, *, app: Any, **options: Any) -> None:
+        """Take what Celery gives.
+
+        Raises:
+            ImproperlyConfigured: results are not stored in one Redis server.
+        """
+        backend = backend_of(app)
+        super().__init__(on_task_request, app=app, **options)
+        if isinstance(self.pool, ProcessPool):
+            backend.hurry()
+
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""
         handle = super().create_task_handler()
@@ -62,7 +78,12 @@ class Consumer(celery.worker.consumer.Consumer):
             except Exception as exc:
                 self.refuse(message, exc)
             else:
-                handle(message)
+                try:
+                    handle(message)
+                except (BackendError, RedisError) as exc:
+                    # Of the little that Celery itself refuses here; the reaper stores that.
+                    _logger.warning("The end of %s is left to the reaper: %s", message.headers["id"], exc)
+                    message.reject_log_error(_logger, self.connection_errors)
 
         return receive
 
@@ -77,8 +98,13 @@ class Consumer(celery.worker.consumer.Consumer):
         if isinstance(exc, DecodeError) and isinstance(task_id, str) and _has_expired(headers):
             # A signature gets stale at the moment when its message expires, and is looked at first.
             _logger.info("Task %s[%s] has expired", name, task_id)
-            self.app.backend.mark_as_revoked(task_id, "expired", request=context_of(message))
-            message.ack_log_error(_logger, self.connection_errors)
+            try:
+                self.app.backend.mark_as_revoked(task_id, "expired", request=context_of(message))
+            except Exception as problem:
+                _logger.warning("The end of %s is left to the reaper: %s", task_id, problem)
+                message.reject_log_error(_logger, self.connection_errors)
+            else:
+                message.ack_log_error(_logger, self.connection_errors)
             return
         exc = _explained(message, exc)
         _logger.error(

@@ -56,6 +56,8 @@ def install(app: "Celery", policy: Policy) -> None:
     app.task_cls = "async_celery.worker.task:ReliableTask"
     app.conf.worker_consumer = "async_celery.worker.consumer:Consumer"
     app.conf.update(RETRY_SETTINGS)
+    # Whoever gave up would send the message back, and it would be there again at once, up to its delivery limit.
+    app.conf.result_backend_always_retry = True
     app.steps["consumer"].update(
         ("async_celery.worker.dead_letters:DeadLetterTopology", "async_celery.worker.heartbeat:Heartbeat")
     )

@@ -17,8 +17,8 @@ from celery._state import get_current_task
 
 from async_celery.types import PUBLISHED_AT
 
-# Celery's Context counts these among the caller's.
-_NOT_THE_CALLERS = frozenset({"properties", "received_at", "redeliveries", "started_at", "cancel_check_due"})
+# Ours, of one run: Celery's Context counts them among the caller's, and a retry brings them.
+_OF_THE_RUN = frozenset({"received_at", "redeliveries", "started_at"})
 _OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 
@@ -40,10 +40,11 @@ def stamping(amqp: type[Any]) -> type[Any]:
 
 def with_stamps(celerys: dict[str, Any], callers: dict[str, Any]) -> dict[str, Any]:
     """Return what the caller adds to Celery's headers, and what we do."""
-    added = {**callers, PUBLISHED_AT: time.time()}
+    added = {name: value for name, value in callers.items() if name not in _OF_THE_RUN}
+    added[PUBLISHED_AT] = time.time()
     task: Any = get_current_task()
     if task is not None and task.request.headers:
         for name, value in task.request.headers.items():
-            if not (name in celerys or name in _NOT_THE_CALLERS or name.startswith(_OF_THE_BROKER)):
+            if not (name in celerys or name in _OF_THE_RUN or name.startswith(_OF_THE_BROKER)):
                 added.setdefault(name, value)
     return added

@@ -31,12 +31,14 @@ from uuid import uuid4
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, PreconditionFailed
 from celery import states
 from celery.app.utils import find_app
-from celery.exceptions import Reject
+from celery.exceptions import ImproperlyConfigured, Reject
 from kombu import Connection, Consumer
 from kombu.exceptions import OperationalError
 from redis.exceptions import AuthenticationError, RedisError
 
 from async_celery.worker import dead_letters
+from async_celery.worker.backend import backend_of
+from async_celery.worker.connection import PASSING
 from async_celery.worker.consumer import context_of, refusal_of
 from async_celery.worker.sweeper import Sweeper
 
@@ -51,8 +53,11 @@ _PAUSE = 1.0  # s, after a server has failed
 _TIMEOUTS = {"read_timeout": 10, "write_timeout": 10}  # s, for each answer of the broker
 _LONGEST_TEXT = 1024  # characters; a message's headers must fit into one frame
 
-_PASSING = (AMQPError, OSError, OperationalError, RedisError, Reject)
-"""What says that a server is not there, or cannot now: `Reject` comes from a chord's body that is not taken."""
+_PASSING = (AMQPError, OSError, OperationalError, *PASSING, Reject)
+"""What says that a server is not there, or cannot now: `Reject` comes from a chord's body that is not taken.
+
+What Redis answers to the content of one message is none of it.
+"""
 
 
 class DeliveryLimitReached(Exception):  # noqa: N818 (the names that clients read)
@@ -103,12 +108,16 @@ class Reaper:
     """The loop. One per process."""
 
     def __init__(self, app: "Celery") -> None:
-        """Take the workers' app. Opens no connection."""
+        """Take the workers' app. Opens no connection.
+
+        Raises:
+            ImproperlyConfigured: its results are not in one Redis server.
+        """
         self._app = app
-        backend: Any = app.backend
+        backend = backend_of(app)
         # A server that is away ends a round of the loop, which begins the next one when it is back.
         backend.always_retry = False
-        self._backend = backend
+        self._backend: Any = backend
         self._sweeper = Sweeper(app)
         self._next_sweep = 0.0
         self._arrived: deque[Any] = deque()
@@ -139,7 +148,7 @@ class Reaper:
                 raise SystemExit(
                     f"Redis refuses the reaper: {exc}. Check result_backend: user, password."
                 ) from exc
-            except _PASSING as exc:
+            except (*_PASSING, RedisError) as exc:
                 log = logger.debug if is_reported else logger.warning
                 log("The reaper waits for its servers: %s: %s", type(exc).__name__, exc)
                 is_reported = True
@@ -246,16 +255,17 @@ class Reaper:
         """Return what the parked message says of itself."""
         headers = message.headers or {}
         task_id = headers.get("id")
-        if meta is None:
+        failure = None if meta is None else meta.get("result")
+        if not isinstance(failure, dict):
             error = self._error(message, death)
             type_, text = type(error).__name__, str(error)
         else:
-            type_, arguments = meta["result"].get("exc_type"), meta["result"].get("exc_message")
+            type_, arguments = str(failure.get("exc_type")), failure.get("exc_message")
             text = ", ".join(map(str, arguments)) if isinstance(arguments, list | tuple) else str(arguments)
         told = {
             dead_letters.ID: task_id if dead_letters.is_plain(task_id) else str(uuid4()),
             dead_letters.REASON: death.reason,
-            dead_letters.ERROR_TYPE: str(type_),
+            dead_letters.ERROR_TYPE: type_,
             dead_letters.ERROR: text[:_LONGEST_TEXT],
             dead_letters.QUEUE: death.queue,
             dead_letters.AT: time.time(),
@@ -289,7 +299,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Raised wherever it is: nothing is lost by that.
         signal.signal(number, lambda *_: sys.exit(0))
-    Reaper(app).run()
+    try:
+        reaper = Reaper(app)
+    except ImproperlyConfigured as exc:
+        raise SystemExit(str(exc)) from exc
+    reaper.run()
 
 
 if __name__ == "__main__":

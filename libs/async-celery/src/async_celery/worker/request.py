@@ -2,23 +2,26 @@
 
 How it works: Celery makes one `Request` per message, of the class that the task names. This one adds when the
 message came; it understands the outcomes of `task.py`, which are stored already; and it gives the attempt back of
-a task that the worker itself interrupts, at its shutdown or when its connection to the broker is lost.
+a task that the worker itself interrupts, at its shutdown or when its connection to the broker is lost. It never
+waits for Redis: a message whose end cannot be stored here is kept, by a process of the pool or by the broker.
 
 What belongs here: one message. What comes before a message is a request is in `consumer.py`.
 """
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # older stubs
 from celery import signals
 from celery.app.task import Context
-from celery.exceptions import TimeLimitExceeded
+from celery.exceptions import Reject, TimeLimitExceeded
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from async_celery.worker.task import GivenUp, Revoked
+from async_celery.worker.task import REVOKED_AS, GivenUp, Revoked
 
 _logger = logging.getLogger(__name__)
 
@@ -29,9 +32,14 @@ class ReliableRequest(Request):
     # Celery's own, which its type stubs lack.
     _context: Context
     _request_dict: dict[str, Any]
+    _on_ack: Callable[..., Any]
+    acknowledged: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
+        for name in ("redeliveries", "started_at", REVOKED_AS):
+            # Of the run that begins, and nobody else's: set in `task.py`.
+            self._request_dict.pop(name, None)
         self._request_dict["received_at"] = time.time()
 
     @property
@@ -46,10 +54,10 @@ class ReliableRequest(Request):
         if isinstance(exc, Revoked):
             task_ready(self)
             self.acknowledge()
-            terminated = str(exc) == "terminated"
-            self.send_event("task-revoked", terminated=terminated, signum=None, expired=False)
+            terminated, expired = str(exc) == "terminated", str(exc) == "expired"
+            self.send_event("task-revoked", terminated=terminated, signum=None, expired=expired)
             signals.task_revoked.send(
-                sender=self.task, request=self._context, terminated=terminated, signum=None, expired=False
+                sender=self.task, request=self._context, terminated=terminated, signum=None, expired=expired
             )
         elif isinstance(exc, GivenUp):
             task_ready(self)
@@ -65,7 +73,52 @@ class ReliableRequest(Request):
                     f"it ran longer than its time limit of {exc.args[0]:g} s, and its process was killed: let it "
                     "do less at once, or give it a longer time_limit"
                 )
-            super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+            with self._acknowledging_last(requeue=not isinstance(exc, Reject)):
+                super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Store that the task ran into its time limit; of the soft one, the task itself hears."""
+        with self._acknowledging_last(requeue=True):
+            super().on_timeout(soft, timeout)
+
+    @contextlib.contextmanager
+    def _acknowledging_last(self, *, requeue: bool) -> Iterator[None]:
+        """Let Celery acknowledge the message of a task whose end it has yet to store; that is done afterwards.
+
+        Args:
+            requeue: whether the message goes back where the end cannot be stored; else it is a dead letter.
+        """
+        acknowledge = self._on_ack
+        due: list[Any] = []
+        self._on_ack = lambda *args: due.append(args)
+        try:
+            yield
+        except Exception as exc:
+            _logger.warning("The end of task %s[%s] cannot be stored now: %r", self.name, self.id, exc)
+            if due:
+                self.acknowledged = False
+            self.reject(requeue=requeue)
+        else:
+            for args in due:
+                acknowledge(*args)
+        finally:
+            self._on_ack = acknowledge
+
+    def revoked(self) -> bool:
+        """Return whether the task was revoked or has expired, and its message is settled.
+
+        What cannot be stored now goes on to a process of the pool, which waits for Redis and stores it.
+        """
+        return bool(super().revoked()) and self.acknowledged
+
+    def _announce_revoked(self, reason: str, terminated: bool, *args: Any) -> None:
+        try:
+            super()._announce_revoked(reason, terminated, *args)  # type: ignore[misc]  # older stubs
+        except Exception as exc:
+            if terminated:
+                raise
+            _logger.warning("Task %s[%s] is %s, which cannot be stored yet: %s", self.name, self.id, reason, exc)
+            self._request_dict[REVOKED_AS] = reason
 
     def _success_was_stored(self) -> bool:
         """Say no, so that the message of a task whose process died goes back even where its result is stored.

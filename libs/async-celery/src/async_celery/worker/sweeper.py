@@ -18,10 +18,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
-from redis.exceptions import RedisError
 
 from async_celery.status import workflow_status
 from async_celery.types import DEADLINES, Meta, TaskNode, TaskRecord, TaskState, record_key
+from async_celery.worker.connection import PASSING
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -54,10 +54,10 @@ class Sweeper:
         """Take the workers' app. Opens no connection.
 
         Args:
-            app: with the workers' `task_time_limit`, for how long a member may run past the deadline.
+            app: with the workers' tasks and time limits, for how long a member may run past the deadline.
         """
+        self._app = app
         self._backend: Any = app.backend
-        self._longest_run: float = (app.conf.task_time_limit or _LIMIT_OF_UNLIMITED) + _MARGIN
 
     def sweep(self) -> None:
         """End what is due, for half a second at most.
@@ -72,13 +72,15 @@ class Sweeper:
             for workflow_id in due:
                 try:
                     self._end(workflow_id.decode())
-                except RedisError:
+                except PASSING:
                     raise
                 except Exception:
                     # Whatever is stored there: the others must have their turn.
                     logger.exception("Workflow %s cannot be ended", workflow_id)
                     client.zrem(DEADLINES, workflow_id)
-            if len(due) < _AT_ONCE or time.monotonic() > until:
+                if time.monotonic() > until:
+                    return
+            if len(due) < _AT_ONCE:
                 return
 
     def _end(self, workflow_id: str) -> None:
@@ -119,7 +121,7 @@ class Sweeper:
         """End those that will not end by themselves; return whether any still runs."""
         leaves = list(record.tree.leaves())
         states = self._states([leaf.id for leaf in leaves])
-        overdue = time.time() > record.deadline.timestamp() + self._longest_run
+        late = time.time() - record.deadline.timestamp()
         running = False
         for leaf in leaves:
             state = states.get(leaf.id, TaskState.QUEUED)
@@ -127,13 +129,19 @@ class Sweeper:
                 continue
             if state is TaskState.QUEUED:
                 self._backend.mark_as_revoked(leaf.id, "expired", request=_request(leaf, workflow_id))
-            elif overdue:
+            elif late > self._longest_run(leaf.name):
                 self._backend.mark_as_failure(leaf.id, _LOST, request=_request(leaf, workflow_id))
             else:
                 running = True
                 continue
             logger.warning("Task %s[%s] was %s when workflow %s was due", leaf.name, leaf.id, state, workflow_id)
         return running
+
+    def _longest_run(self, name: str) -> float:
+        """Return for how many s a task may show as running before its worker must be lost."""
+        task = self._app.tasks.get(name)
+        limits = (self._app.conf.task_time_limit, task and task.time_limit)
+        return max((limit for limit in limits if limit), default=_LIMIT_OF_UNLIMITED) + _MARGIN
 
     def _states(self, task_ids: list[str]) -> dict[str, TaskState]:
         """Return the states of those that have one, without reading their results."""

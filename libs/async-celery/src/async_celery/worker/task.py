@@ -7,11 +7,11 @@ cancelled is stored as REVOKED; what has begun too often, because it kills its p
 and becomes a dead letter. Anything else runs, watched by the clock.
 
 While Redis is away the guard waits for it, as the storing of results does (`result_backend_always_retry`): a task
-that may be cancelled does not run. Where that setting is off, the message goes back to its queue.
+that may be cancelled does not run. Where its soft time limit ends the wait, the message goes back to its queue.
 
 How an attempt is counted: a message that the broker delivers again was begun before, or at least given to a
 worker; its start counts in Redis. The first start costs no write. So a task whose first delivery ended before
-its start has one attempt less.
+its start has one attempt less. A task that puts itself off (`Reject` with `requeue`) gives the run back.
 
 What belongs here: the two ends of a run. What happens in between is in `clock.py`, what the main process makes of
 it in `request.py`.
@@ -28,13 +28,16 @@ from billiard.einfo import ExceptionInfo
 from celery import Task, states
 from celery.app.task import Context, get_actual_ignore_result  # type: ignore[attr-defined]  # older stubs
 from celery.app.trace import TraceInfo, trace_ok_t
-from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from async_celery.worker.clock import TaskCancelled, clock_for
 from async_celery.worker.policy import policy_of
 
 _logger = logging.getLogger(__name__)
+
+REVOKED_AS = "revoked_as"
+"""In a request, why the main process found the task revoked, which it could not store."""
 
 Tracer = Callable[[str, Any, Any, dict[str, Any]], Any]
 
@@ -71,15 +74,25 @@ class ReliableTask(Task[Any, Any]):
         self._guarded = None if tracer is None else partial(self._guard, tracer)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the body; in a worker's process under the eyes of the clock."""
+        """Run the body; in a worker's process under the eyes of the clock.
+
+        Raises:
+            EncodeError: what it returned cannot be stored. Celery finds out when it has passed it on already.
+        """
         watch, request = clock_for(self.app), self.request
-        if watch is None or watch.armed or request.called_directly or request.is_eager:
+        if request.called_directly or request.is_eager or (watch is not None and watch.armed):
             return super().__call__(*args, **kwargs)
-        watch.arm(self, request)
+        if watch is not None:
+            watch.arm(self, request)
         try:
-            return super().__call__(*args, **kwargs)
+            result = super().__call__(*args, **kwargs)
         finally:
-            watch.disarm()
+            if watch is not None:
+                watch.disarm()
+        if (request.chain or request.callbacks) and not get_actual_ignore_result(self, request):
+            backend: Any = self.backend
+            backend.check_result(result)
+        return result
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Send the task; also a retry of it. `countdown` is rounded up to whole seconds.
@@ -109,27 +122,40 @@ class ReliableTask(Task[Any, Any]):
         try:
             beginning = backend.begin(uuid, request.get("root_id"), redelivered=redelivered, retried=retries > 0)
         except Exception as exc:
-            _logger.warning(
-                "Task %s[%s] goes back to its queue: the result backend says %s", self.name, uuid, exc
-            )
-            return _outcome(Reject(str(exc), requeue=True))
+            # The time limit counts while the guard waits.
+            passes = isinstance(exc, SoftTimeLimitExceeded) or backend.exception_safe_to_retry(exc)
+            where = "back to its queue" if passes else "to the dead letters"
+            _logger.warning("Task %s[%s] goes %s: the result backend says %r", self.name, uuid, where, exc)
+            return _outcome(Reject(f"the result backend says {exc!r}", requeue=passes))
         # Until it begins: this run is none yet.
         request["redeliveries"] = beginning.redeliveries - 1
         try:
             if beginning.finished:
                 return self._follow_up(uuid, args, kwargs, request)
-            if beginning.revoked:
-                return self._revoke(uuid, args, kwargs, request, "revoked")
+            if beginning.revoked or request.get(REVOKED_AS):
+                return self._revoke(uuid, args, kwargs, request, request.get(REVOKED_AS) or "revoked")
             if (runs := retries + beginning.redeliveries) >= policy_of(self.app).max_attempts:
                 return self._give_up(uuid, args, kwargs, request, runs, beginning.redeliveries)
             request["redeliveries"] = beginning.redeliveries
             request["started_at"] = time.time()
-            return tracer(uuid, args, kwargs, request)
+            outcome = tracer(uuid, args, kwargs, request)
         except TaskCancelled:
             # It may have been raised just before the body's own end.
             if (watch := clock_for(self.app)) is not None:
                 watch.disarm()
             return self._revoke(uuid, args, kwargs, request, "terminated")
+        info = outcome.info
+        if info is not None and info.state == states.REJECTED and info.retval.requeue:
+            self._give_back(uuid)
+        return outcome
+
+    def _give_back(self, uuid: str) -> None:
+        """Do not count a run that the task itself has put off: nothing died."""
+        backend: Any = self.backend
+        try:
+            backend.give_back(uuid)
+        except Exception as exc:
+            _logger.warning("Task %s[%s] goes back, which counts as an attempt: %s", self.name, uuid, exc)
 
     def _follow_up(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         _logger.info("Task %s[%s] has finished before and does not run again", self.name, uuid)
@@ -148,8 +174,9 @@ class ReliableTask(Task[Any, Any]):
         most = policy_of(self.app).max_attempts
         if lost:
             exc = WorkerLost(
-                f"its worker died {lost} times in {runs} runs, and no more than {most} are begun: find in the "
-                "worker's log what kills it (memory, a crash in C code, a kill), then send it again"
+                f"its worker died {lost} times (or lost its servers) in {runs} runs, and no more than {most} are "
+                "begun: find in the worker's log what kills it (memory, a crash in C code, a kill), then send it "
+                "again"
             )
         else:
             exc = MaxRetriesExceededError(

@@ -19,8 +19,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
 from async_celery.tombstones import LET_RUN, STOP, key_of
+from async_celery.types import HISTORY, errbacks_key
 from async_celery.worker import Policy, install
-from async_celery.worker.backend import HISTORY, Beginning, ResultBackend
+from async_celery.worker.backend import Beginning, ResultBackend
 from async_celery.worker.connection import Connection
 from async_celery.worker.encoding import ResultTooLarge
 
@@ -358,16 +359,22 @@ def test_another_serializer_is_refused(make_app: AppFactory) -> None:
         _ = app.backend
 
 
-def test_errbacks_are_called_by_who_stores_the_failure(app: Celery, backend: Any) -> None:
+def test_errbacks_are_called_once_in_the_ordinary_course(app: Celery, backend: Any) -> None:
     # Of a task that is not known here: one that is, is called at once.
-    task = new()
+    task, done = new(), new()
     request = request_of(task, errbacks=[app.signature("elsewhere")])
     backend.mark_as_failure(task, ValueError("no"), request=request)
     backend.mark_as_failure(task, ValueError("no"), request=request)
-    assert len(sent(app)) == 1
-    # Whether they were called is not known once the process has died.
     backend.follow_up(request)
     assert len(sent(app)) == 1
+    # The process died before it called them.
+    backend.client.delete(errbacks_key(task))
+    backend.follow_up(request)
+    assert len(sent(app)) == 1
+    request = request_of(done, errbacks=[app.signature("elsewhere")])
+    backend.mark_as_done(done, 1, request)
+    backend.mark_as_failure(done, ValueError("too late"), request=request)
+    assert sent(app) == []
 
 
 # ---- when Redis is not as it should be ----
@@ -432,14 +439,14 @@ def test_an_end_whose_answer_is_lost_counts_once(backend: Any, lost_answers: Cal
 
 
 def test_a_full_redis_is_waited_for(make_app: AppFactory, redis_server: RedisServer) -> None:
-    app = make_app(result_backend_always_retry=True)
-    backend: Any = app.backend
+    backend: Any = make_app().backend
     backend._sleep = lambda _: redis_server.client.config_set("maxmemory", 0)
     redis_server.client.config_set("maxmemory", 1)
     backend.mark_as_done(task := new(), 1)
     assert stored(backend, task)["result"] == 1
-    # Without that setting, the task's message is what holds it.
+    # In a worker's main process the task's message is what holds it.
     impatient: Any = make_app().backend
+    impatient.hurry()
     redis_server.client.config_set("maxmemory", 1)
     with pytest.raises(OutOfMemoryError):
         impatient.mark_as_done(other := new(), 1)
@@ -516,7 +523,6 @@ def test_a_members_part_is_in_the_call_that_stores_it(
 def test_lost_answers_change_no_aggregate(
     app: Celery, backend: Any, lost_answers: Callable[[], None], lost: int
 ) -> None:
-    app.conf.result_backend_always_retry = backend.always_retry = True
     backend._sleep = lambda _: None
     requests, body = chord_of(app, 3)
     for n, request in enumerate(requests):

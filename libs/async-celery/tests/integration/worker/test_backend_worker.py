@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from celery import chord, states
 
+from async_celery.types import HISTORY
 from async_celery.worker import Policy
-from async_celery.worker.backend import HISTORY
 
 from ..faults import scaled
 from ..oracle import Oracle
@@ -123,6 +123,8 @@ def test_history_and_meta_tell_how_it_went(worker: WorkerProcess, own_redis: Red
     }
     assert entries[failed]["error"] == "ValueError"
     assert entries[done]["name"] == "add"
+    # A retry comes through the broker's queues for delays.
+    assert metas[retried]["queue"] == entries[retried]["queue"] == worker.settings.queue
     assert [metas[task]["attempts"] for task in (done, failed, retried)] == [1, 1, 2]
     for task, meta in metas.items():
         times = meta["timeline"]
@@ -142,7 +144,7 @@ def test_f1_one_that_fails_fails_the_body_at_once(worker: WorkerProcess) -> None
     wait_until(
         lambda: all(worker.meta(c.id)["status"] in states.READY_STATES for c in result.parent.results), DEADLINE
     )
-    stored = worker.stored(result.id, 2)
+    stored = worker.stored(result.id, 5)
     assert stored["result"]["exc_type"] == "ChordError"
     assert result.parent.results[-1].id in stored["result"]["exc_message"][0]
     assert "no luck" in stored["result"]["exc_message"][0]

@@ -33,6 +33,14 @@ def all_ended(worker: WorkerProcess, tasks: list[str], timeout: float) -> set[st
     return {worker.ended(task, max(0.1, deadline - time.monotonic()))["status"] for task in tasks}
 
 
+def consumers(worker: WorkerProcess) -> int:
+    """Return how many workers consume the work queue."""
+    with worker.client.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        count: int = channel.queue_declare(worker.settings.queue, passive=True).consumer_count
+    return count
+
+
 # ---- asked to stop ----
 
 
@@ -54,8 +62,8 @@ def test_restarts_lose_nothing(make_worker: WorkerFactory) -> None:
         worker.wait()
         took = time.monotonic() - started
         print(f"{'W5: TERM' if warm else 'W6: QUIT'}: exit after {took:.2f} s, tasks of {seconds:g} s")
-        # 2 s, of which billiard sleeps 1 s and Celery's pool up to 0.5 s, and one for a machine that is busy.
-        assert took < (seconds if warm else 0.2) + 2 + 1
+        # 2 s, of which billiard sleeps 1 s and Celery's pool up to 0.5 s, and two for a machine that is busy.
+        assert took < (seconds if warm else 0.2) + 2 + 2
         duplicated += 0 if warm else processes
         worker.start()
     assert all_ended(worker, tasks, 30 + len(tasks) * seconds) == {"SUCCESS"}
@@ -76,7 +84,7 @@ def test_killed_worker_leaves_no_orphans(make_worker: WorkerFactory) -> None:
     assert len(children) == 2
     doomed.process.kill()
     doomed.wait()
-    orphans = wait_until(lambda: not any(alive(child) for child in children), 2, what="the children's end")
+    orphans = wait_until(lambda: not any(alive(child) for child in children), 5, what="the children's end")
     heir.start()
     took = wait_until(lambda: {run.task_id for run in heir.oracle.executions()} == set(tasks), 10)
     assert all_ended(heir, tasks, 10) == {"SUCCESS"}
@@ -96,15 +104,15 @@ def test_stopped_worker_is_replaced(make_worker: WorkerFactory, tmp_path: Path) 
     logged = len(hung.text)
     os.killpg(hung.process.pid, signal.SIGSTOP)
     try:
-        took = wait_until(lambda: len(other.oracle.executions()) == 4, 5 * heartbeat)
+        took = wait_until(lambda: len(other.oracle.executions()) == 4, 10 * heartbeat)
         gate.touch()
         assert all_ended(other, tasks, 15) == {"SUCCESS"}
     finally:
         os.killpg(hung.process.pid, signal.SIGCONT)
     print(f"W10: others had taken over after {took:.2f} s, heartbeat {heartbeat} s")
     # RabbitMQ looks once per heartbeat, and takes the third silent look for the end.
-    assert took < 3 * heartbeat + 2
-    wait_until(lambda: "Connected to" in hung.text[logged:], what="its new connection")
+    assert took < 3 * heartbeat + 4
+    wait_until(lambda: "Connected to" in hung.text[logged:] and consumers(hung) == 2, 30, what="its return")
     more = [hung.send("sleep", 0.05) for _ in range(20)]
     assert all_ended(other, more, 15) == {"SUCCESS"}
     assert {run.pid for run in other.oracle.executions() if run.task_id in more} & set(hung.children())
@@ -144,9 +152,9 @@ def test_hard_limit_ends_what_does_not_end(limited: WorkerProcess) -> None:
     """W8, W9: what hears nothing, and what swallows the soft limit."""
     started = time.monotonic()
     tasks = {name: limited.send(name) for name in ("stubborn", "swallow")}
+    ends = {name: (limited.stored(task), time.monotonic() - started) for name, task in tasks.items()}
     for name, task in tasks.items():
-        meta = limited.stored(task)
-        took = time.monotonic() - started
+        meta, took = ends[name]
         print(f"W8, W9: {name} FAILURE after {took:.2f} s, limit 1 s")
         assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "TimeLimitExceeded")
         assert "time limit of 1 s" in meta["result"]["exc_message"][0]
@@ -173,7 +181,7 @@ def test_heartbeat_file_tells_a_worker_that_hangs(limited: WorkerProcess) -> Non
     limited.send("sleep", 0.4)
     for _ in range(3):
         seen = file.stat().st_mtime_ns
-        wait_until(lambda seen=seen: file.stat().st_mtime_ns > seen, 2)  # type: ignore[misc]
+        wait_until(lambda seen=seen: file.stat().st_mtime_ns > seen, 5)  # type: ignore[misc]
     limited.signal(signal.SIGSTOP)
     try:
         wait_until(lambda: age() > 1, 5)
@@ -197,7 +205,13 @@ def test_wrong_clocks(make_worker: WorkerFactory) -> None:
         worker.launch(TASKS_APP_SKEW=str(skew))
     assert all_ended(worker, fresh, 20) == {"SUCCESS"}
     # Three letters each from two queues, and none of them was a task.
-    letters: list[Any] = worker.dead_letters()
+    letters: list[Any] = []
+
+    def all_there() -> bool:
+        letters.extend(worker.dead_letters())
+        return len(letters) >= len(expired)
+
+    wait_until(all_there, what="the dead letters")
     assert {str(letter.headers["id"]) for letter in letters} == set(expired)
     assert {letter.headers["x-death"][0]["reason"] for letter in letters} == {"expired"}
     assert worker.oracle.verdict(fresh).good

@@ -190,6 +190,7 @@ def test_w12_an_unknown_task_that_was_delayed_is_no_expired_one(worker: WorkerPr
         ("rejected", b"[1, 2]", {"id": "new", "task": "add"}, "InvalidTaskError"),
         ("rejected", b"\xff\x00", {}, "InvalidTaskError"),
         ("rejected", b"{}", {"id": 7, "task": "add"}, "InvalidTaskError"),
+        ("rejected", b"[[], {}, {}]", {"id": "new", "task": {"add": 1}}, "InvalidTaskError"),
         ("rejected", b"{}", {"id": "new", "task": "unknown", "long": "x" * 125_000}, "NotRegistered"),
     ],
 )
@@ -222,6 +223,20 @@ def test_a_failure_that_no_worker_stored_is_stored(
     else:
         assert UUID(letter.headers["x-dead-letter-id"])
     assert site.dead_letters() == []
+
+
+def test_whatever_is_stored_the_next_one_has_its_turn(site: WorkerProcess, parked: Take) -> None:
+    backend: Any = site.client.backend
+    nothing, no_text = str(uuid4()), str(uuid4())
+    store(site, nothing, "FAILURE", None)
+    key = backend.get_key_for_task(no_text)
+    backend.client.lpush(key, 1)
+    backend.client.expire(key, 60)
+    for task_id in (nothing, no_text):
+        bury(site, body_of(1, 2), reason="delivery_limit", id=task_id, task="add")
+    letters = parked(2)
+    assert [letter.headers["id"] for letter in letters] == [nothing, no_text]
+    assert {letter.headers["x-dead-letter-error-type"] for letter in letters} == {"DeliveryLimitReached"}
 
 
 def test_a_dead_member_fails_its_chord(site: WorkerProcess, parked: Take) -> None:

@@ -75,8 +75,8 @@ def test_killed_in_the_middle_it_loses_nothing(
     luck = random.Random(5)
     parked: list[str] = []
     for _ in range(kills):
-        reaper.start()
-        time.sleep(luck.uniform(0.05, 0.2))
+        reaper.launch()
+        _wait_until_parked(site, luck.randint(1, 30))
         reaper.close()
         parked += taken(site, dead_letters.PARKED)
         assert len(parked) < len(sent), "it was killed too late to be in the middle"
@@ -93,6 +93,17 @@ def test_killed_in_the_middle_it_loses_nothing(
     # Twice at most the one that it was at.
     assert times.total() - len(sent) <= kills
     assert {site.meta(task_id)["status"] for task_id in sent} == {"FAILURE"}
+
+
+def _wait_until_parked(site: WorkerProcess, count: int) -> None:
+    with site.client.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        parked = dead_letters.PARKED.name
+        wait_until(
+            lambda: channel.queue_declare(parked, passive=True).message_count >= count,
+            30,
+            what=f"the parking of {count} dead letters",
+        )
 
 
 def test_what_cannot_be_parked_stays_in_the_inbox(backend: Address, tmp_path: Path) -> None:
@@ -128,7 +139,7 @@ def test_it_stops_soon_whether_its_servers_are_there_or_not(
         for process, number in ((reaper, signal.SIGTERM), (waiting, signal.SIGINT)):
             began = time.monotonic()
             assert process.stop(number) == 0
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
             assert "Traceback" not in process.text
     finally:
         waiting.close()

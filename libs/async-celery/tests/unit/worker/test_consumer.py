@@ -1,13 +1,20 @@
 """Whether a message can become a task, whatever it is."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Message
+from kombu.exceptions import DecodeError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from async_celery.worker.consumer import context_of, refusal_of
+from async_celery.worker import Policy, install
+from async_celery.worker.consumer import Consumer, context_of, refusal_of
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -62,3 +69,25 @@ def test_headers_may_be_anything(headers: Any) -> None:
     it.headers = headers
     refusal_of(it, known={"add"})
     context_of(it)
+
+
+def test_results_must_be_in_one_redis() -> None:
+    app = Celery("tests", broker="memory://", backend="cache+memory://", set_as_current=False)
+    install(app, Policy())
+    assert app.conf.result_backend_always_retry
+    with pytest.raises(ImproperlyConfigured, match="result_backend"):
+        Consumer(lambda _: None, app=app)
+
+
+def test_message_whose_refusal_cannot_be_stored_is_left_to_the_reaper() -> None:
+    settled: list[str] = []
+    it = message(b"{", {**GOOD, "expires": "2020-01-01T00:00:00+00:00"})
+    it.reject_log_error = lambda *_: settled.append("dead letter")  # type: ignore[method-assign]
+    backend = SimpleNamespace(mark_as_revoked=_refuse)
+    consumer: Any = SimpleNamespace(app=SimpleNamespace(backend=backend), connection_errors=())
+    Consumer.refuse(consumer, it, DecodeError("it is stale"))
+    assert settled == ["dead letter"]
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise RedisConnectionError

@@ -40,13 +40,18 @@ def task() -> Iterator[Any]:
 
 
 def test_message_says_when_it_was_sent_whatever_its_caller_says() -> None:
-    assert abs(with_stamps({}, {"x-published-at": 1.0})["x-published-at"] - time.time()) < 1
+    assert abs(with_stamps({}, {"x-published-at": 1.0})["x-published-at"] - time.time()) < 60
+
+
+def test_retry_does_not_say_how_the_run_before_it_went() -> None:
+    run = {"received_at": 2.0, "redeliveries": 1, "started_at": 3.0}
+    assert set(with_stamps({}, {"x-request-id": "r", **run})) == {"x-request-id", "x-published-at"}
 
 
 @pytest.mark.usefixtures("task")
 def test_message_of_a_task_has_its_callers_headers_and_nothing_else() -> None:
     added = with_stamps({"id": "b", "task": "next", "retries": 0}, {})
-    assert abs(added.pop("x-published-at") - time.time()) < 1
+    assert abs(added.pop("x-published-at") - time.time()) < 60
     assert added == {"x-request-id": "r"}
 
 

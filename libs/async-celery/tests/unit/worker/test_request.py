@@ -9,10 +9,11 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 from kombu import Message
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from async_celery.worker import Policy, install
 from async_celery.worker.request import ReliableRequest
-from async_celery.worker.task import GivenUp, Revoked
+from async_celery.worker.task import REVOKED_AS, GivenUp, Revoked
 
 
 class Backend:
@@ -22,7 +23,14 @@ class Backend:
         self.calls: list[tuple[str, str]] = []
         self.away = False
 
+    def mark_as_revoked(self, task_id: str, reason: str, **_: Any) -> None:
+        if self.away:
+            raise RedisConnectionError
+        self.calls.append(("revoked", reason))
+
     def mark_as_failure(self, task_id: str, exc: Exception, **_: Any) -> None:
+        if self.away:
+            raise RedisConnectionError
         self.calls.append(("failure", str(exc.args[0])))
 
     def give_back(self, task_id: str) -> None:
@@ -45,7 +53,7 @@ class Pool:
 class Made:
     """A request, and what became of its message."""
 
-    def __init__(self) -> None:
+    def __init__(self, **headers: Any) -> None:
         app = Celery("tests", set_as_current=False)
         install(app, Policy())
         app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
@@ -58,7 +66,7 @@ class Made:
 
         task: Any = it
         task.backend = self.backend
-        headers = {"id": "a", "task": "it", "root_id": "a"}
+        headers = {"id": "a", "task": "it", "root_id": "a", **headers}
         body: Any = [[], {}, {}]
         message = Message(body, headers=headers, delivery_info={}, properties={})
         self.request: Any = ReliableRequest(
@@ -102,6 +110,12 @@ def test_what_the_child_has_stored_is_only_settled(
     assert (made.settled, made.events, made.backend.calls) == (settled, events, [])
 
 
+def test_another_runs_times_are_not_this_ones() -> None:
+    told = Made(received_at=1.0, started_at=2.0, redeliveries=3).request.request_dict
+    assert told["received_at"] > 1
+    assert not {"started_at", "redeliveries"} & set(told)
+
+
 def test_child_without_memory_is_as_lost(made: Made) -> None:
     made.fail(MemoryError())
     assert (made.settled, made.backend.calls) == (["requeue"], [])
@@ -117,6 +131,28 @@ def test_time_limit_says_what_to_do(made: Made) -> None:
     ((kind, text),) = made.backend.calls
     assert (kind, made.settled) == ("failure", ["ack"])
     assert "time limit of 300 s" in text
+
+
+def test_no_message_is_acknowledged_whose_end_is_not_stored(made: Made) -> None:
+    made.backend.away = True
+    made.fail(TimeLimitExceeded(300))
+    made.request.on_timeout(soft=False, timeout=300)
+    assert made.settled == ["requeue"]
+    rejected = Made()
+    rejected.backend.away = True
+    rejected.fail(Reject("for good", requeue=False))
+    assert rejected.settled == ["dead letter"]
+
+
+def test_what_has_expired_goes_on_while_it_cannot_be_stored() -> None:
+    made = Made(id="expired", expires="2020-01-01T00:00:00+00:00", revoked_as="header")
+    assert REVOKED_AS not in made.request.request_dict
+    made.backend.away = True
+    assert not made.request.revoked()
+    assert (made.settled, made.request.request_dict[REVOKED_AS]) == ([], "expired")
+    made.backend.away = False
+    assert made.request.revoked()
+    assert (made.settled, made.backend.calls) == (["ack"], [("revoked", "expired")])
 
 
 def test_interrupted_run_is_given_back(made: Made) -> None:

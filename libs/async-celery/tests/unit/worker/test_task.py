@@ -4,9 +4,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
-from celery.exceptions import Ignore, Reject
+from celery import Celery, states
+from celery.app.trace import TraceInfo, trace_ok_t
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
+from redis.exceptions import ResponseError
 
 from async_celery.worker import Policy, TaskCancelled, install
 from async_celery.worker.task import GivenUp, ReliableTask, Revoked
@@ -27,6 +29,12 @@ class Backend:
         if self.error is not None:
             raise self.error
         return SimpleNamespace(revoked=self.revoked, finished=self.finished, redeliveries=self.redeliveries)
+
+    def give_back(self, task_id: str) -> None:
+        self.stored.append(("given back", task_id))
+
+    def exception_safe_to_retry(self, exc: Exception) -> bool:
+        return isinstance(exc, ConnectionError)
 
     def follow_up(self, request: Any) -> None:
         self.stored.append(("followed up", request.id))
@@ -52,11 +60,14 @@ def task() -> Any:
     return it
 
 
-def start(task: Any, tracer: Any = lambda *_: "traced", **request: Any) -> Any:
-    """Start it as a worker does; return what the tracer does, or the exception that the worker is told."""
+TRACED = trace_ok_t("traced", None, 0.0, None)
+
+
+def start(task: Any, tracer: Any = lambda *_: TRACED, **request: Any) -> Any:
+    """Start it as a worker does; return what it returned, or the exception that the worker is told."""
     task.__trace__ = tracer
     outcome = task.__trace__("a", [], {}, {"id": "a", "root_id": "r", "retries": 0, **request})
-    return outcome if outcome == "traced" else outcome[1].retval
+    return outcome[0] if outcome[1] is None else outcome[1].retval
 
 
 def test_task_begins_with_one_question(task: Any) -> None:
@@ -111,10 +122,53 @@ def test_no_more_runs_begin_than_allowed(task: Any, retries: int, redeliveries: 
         assert task.backend.attempts == 3
 
 
-def test_message_goes_back_while_redis_is_away(task: Any) -> None:
-    task.backend.error = ConnectionError("away")
+@pytest.mark.parametrize("requeue", [True, False])
+def test_run_that_the_task_puts_off_is_given_back(task: Any, requeue: bool) -> None:
+    rejected = trace_ok_t(None, TraceInfo(states.REJECTED, Reject("not now", requeue=requeue)), 0.0, None)
+    assert start(task, lambda *_: rejected).requeue == requeue
+    assert task.backend.stored == [("given back", "a")] * requeue
+
+
+@pytest.mark.parametrize("follows", [{"chain": ["next"]}, {"callbacks": ["next"]}])
+def test_nothing_follows_a_result_that_cannot_be_stored(follows: dict[str, Any]) -> None:
+    app = Celery("tests", broker="memory://", backend="redis://", set_as_current=False)
+    install(app, Policy(max_result_bytes=10))
+
+    @app.task(name="echo", shared=False)
+    def echo(value: Any) -> Any:
+        return value
+
+    task: Any = echo
+
+    def run(value: Any, **request: Any) -> Any:
+        task.push_request(id="a", args=[value], kwargs={}, called_directly=False, **request)
+        try:
+            return task(value)
+        finally:
+            task.pop_request()
+
+    assert run("short", **follows) == "short"
+    for refused in (float("nan"), "longer than ten"):
+        with pytest.raises(EncodeError):
+            run(refused, **follows)
+        # Nothing is passed on.
+        run(refused)
+        run(refused, ignore_result=True, **follows)
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_back"),
+    [(ConnectionError("away"), True), (SoftTimeLimitExceeded(1), True), (ResponseError("WRONGTYPE"), False)],
+)
+def test_message_goes_back_only_while_redis_is_away(task: Any, error: Exception, goes_back: bool) -> None:
+    task.backend.error = error
     outcome = start(task)
-    assert (type(outcome), outcome.requeue) == (Reject, True)
+    assert (type(outcome), outcome.requeue) == (Reject, goes_back)
+
+
+def test_what_the_main_process_could_not_store_is_stored_here(task: Any) -> None:
+    assert isinstance(start(task, revoked_as="expired"), Revoked)
+    assert task.backend.stored == [("expired", "a")]
 
 
 def fail_to_send(task: Any, exc: Exception) -> Any:
