@@ -87,7 +87,7 @@ async def test_b2_b3_restarts_during_long_tasks(own_system: OwnSystem, oracle: O
     slowest = 0.0
     async with own_system.client() as client:
         # Longer than it takes to restart the broker, on a slow machine, too.
-        handles = [await _persistently(client, oracle, 6, n) for n in range(CONCURRENCY)]
+        handles = [await _persistently(client, oracle, 10, n) for n in range(CONCURRENCY)]
         await eventually(lambda: len(oracle.executions()) == CONCURRENCY, 15, "both children are busy")
         for _ in range(restarts):
             runs = len(oracle.executions())
@@ -97,7 +97,7 @@ async def test_b2_b3_restarts_during_long_tasks(own_system: OwnSystem, oracle: O
                 # Full concurrency: both are taken again at once, though each keeps a child busy for seconds.
                 await eventually(lambda: len(oracle.executions()) >= runs + CONCURRENCY, 15, "both run again"),  # noqa: B023
             )
-        assert [await handle.result(timeout=30) for handle in handles] == [*range(CONCURRENCY)]
+        assert [await handle.result(timeout=40) for handle in handles] == [*range(CONCURRENCY)]
     print(f"B2/B3 {restarts} broker restarts: both children busy again within {slowest:.1f} s")
     assert oracle.verdict([handle.id for handle in handles], allowed_extra=CONCURRENCY * restarts).good
 
