@@ -89,7 +89,7 @@ def _goals(results: dict[str, RowResult]) -> str:
         f"| {one.goal.figure} | {one.versus} | {_value(one)} | {one.goal.wanted} | {one.words} |"
         for one in _verdicts(results)
     ]
-    lines.append("| worker, prefork; worker for async tasks | | - | | our own worker comes with issue 5 |")
+    lines.append("| worker for async tasks | | - | | there is none yet |")
     return "\n".join(lines) + "\n"
 
 

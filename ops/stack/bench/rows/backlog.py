@@ -53,7 +53,7 @@ ROW = Row(
     "(10,000 in quick mode): the rate of the first tenth after 1,000 tasks beside that of the last "
     "tenth, and the process' resident memory after each. Confirms on, persistent; the messages in "
     "the queue are counted. The limit's line shows what of a change is the broker's. The worker's "
-    "part of this goal comes with issue 5.",
+    "part of this goal is not measured yet.",
     contenders=_CONTENDERS,
     turns=_turns,
     tables=(
