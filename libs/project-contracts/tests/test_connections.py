@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from project_contracts.connections import Connections, find_env_file
+from project_contracts.connections import Connections, DatabaseConnection, explain_settings_error, find_env_file
 
 words = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
 
@@ -63,6 +63,13 @@ def test_missing_or_empty_password_is_named(given_settings: dict[str, str], miss
         Connections.model_validate(given_settings)
     assert [error["loc"] for error in raised.value.errors()] == [(field,) for field in missing]
     assert all(error["msg"].startswith("required") for error in raised.value.errors())
+
+
+@pytest.mark.parametrize("given_settings", [{}, {"postgres_password": ""}])
+def test_missing_or_empty_database_password_is_named(given_settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        DatabaseConnection.model_validate(given_settings)
+    assert "POSTGRES_PASSWORD: required" in explain_settings_error("it", raised.value)
 
 
 def test_no_secret_is_shown() -> None:

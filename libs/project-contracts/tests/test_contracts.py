@@ -24,9 +24,13 @@ def test_names_are_published_and_stable() -> None:
     """Task names are wire format: changing one breaks every message on its way."""
     assert sorted(contract.name for contract in CONTRACTS) == [
         "project-worker.continent_statistics",
+        "project-worker.country_statistics",
+        "project-worker.finish_import",
         "project-worker.integer_multiplication",
         "project-worker.integers_sum",
         "project-worker.invoice_total",
+        "project-worker.load_part",
+        "project-worker.stage_geonames",
         "project-worker.worker_information",
         "project-worker.world_report",
     ]

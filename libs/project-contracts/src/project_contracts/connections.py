@@ -1,7 +1,8 @@
-"""Where the broker and the result backend are: the part of the settings that both projects share.
+"""Where broker, result backend and database are: the part of the settings that both projects share.
 
-How it works: `Connections` is a plain model that each project's pydantic-settings class inherits, so every field
-is typed and is overridden by the environment variable of its name (`RABBITMQ_HOST`, `REDIS_PASSWORD`, …).
+How it works: `Connections` and `DatabaseConnection` are plain models that each project's pydantic-settings class
+inherits, so every field is typed and is overridden by the environment variable of its name (`RABBITMQ_HOST`,
+`REDIS_PASSWORD`, …).
 `find_env_file` finds `<repository>/.stack/env`, which `./stack up` writes, by walking up from a folder: that is
 why a bare `uvicorn api:app` or `celery -A tasks:app worker` works in a plain shell beside a running stack.
 
@@ -63,6 +64,31 @@ class Connections(BaseModel):
             return self.result_backend.get_secret_value()
         password = quote(self.redis_password.get_secret_value(), safe="")
         return f"redis://:{password}@{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+
+class DatabaseConnection(BaseModel):
+    """Address and credentials of PostgreSQL."""
+
+    postgres_host: str = "127.0.0.1"
+    postgres_port: int = Field(default=5432, ge=1, le=65535)
+    postgres_user: str = "project"
+    postgres_password: SecretStr = Field(default=SecretStr(""), validate_default=True)
+    postgres_db: str = "project"
+
+    @field_validator("postgres_password")
+    @classmethod
+    def _password_for_postgres_is_given(cls, password: SecretStr) -> SecretStr:
+        if not password.get_secret_value():
+            raise PydanticCustomError("missing", "required")
+        return password
+
+    @property
+    def database(self) -> str:
+        """The database's URL without a driver (`postgresql://…`), password included: never log it."""
+        user = quote(self.postgres_user, safe="")
+        password = quote(self.postgres_password.get_secret_value(), safe="")
+        name = quote(self.postgres_db, safe="")
+        return f"postgresql://{user}:{password}@{self.postgres_host}:{self.postgres_port}/{name}"
 
 
 def explain_settings_error(project: str, error: ValidationError) -> str:
