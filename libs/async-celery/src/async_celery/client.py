@@ -126,6 +126,14 @@ class AsyncCelery:
     ) -> None:
         await self.aclose()
 
+    def new_task_id(self) -> str:
+        """Return a new id, for `send_task` or `submit` to take later, or for another process to take.
+
+        It says that it was accepted now: until `task_deadline` from now, every client with this key counts what
+        it names as queued, sent or not. So whoever writes it down first can be asked about it at once.
+        """
+        return self._ids.new()
+
     @overload
     async def send_task(
         self,
@@ -188,8 +196,9 @@ class AsyncCelery:
             kwargs: its keyword arguments.
             queue: where to; declared when it does not exist.
             serializer: kombu's name of it.
-            task_id: an id of the caller's. Only this handle, not one made from the id later, can tell it from an
-                unknown one before it starts; so leave it out unless a send is repeated.
+            task_id: for a send that is repeated, or an id that is known before it: one of `new_task_id`'s. Any
+                other only this handle, not one made from the id later, can tell from an unknown one before it
+                starts.
             expires: in s from now; what has not started by then never does, and an AMQP broker drops it. The
                 task's deadline when None.
             countdown: in s from now; it does not start earlier.
@@ -252,28 +261,49 @@ class AsyncCelery:
 
     @overload
     async def submit(
-        self, canvas: "group", *, expires: float | None = ..., result_type: Callable[[Any], R]
+        self,
+        canvas: "group",
+        *,
+        task_id: str | None = ...,
+        expires: float | None = ...,
+        result_type: Callable[[Any], R],
     ) -> GroupHandle[R]: ...
 
     @overload
     async def submit(
-        self, canvas: "group", *, expires: float | None = ..., result_type: None = ...
+        self,
+        canvas: "group",
+        *,
+        task_id: str | None = ...,
+        expires: float | None = ...,
+        result_type: None = ...,
     ) -> GroupHandle[Any]: ...
 
     @overload
     async def submit(
-        self, canvas: "Signature[Any]", *, expires: float | None = ..., result_type: Callable[[Any], R]
+        self,
+        canvas: "Signature[Any]",
+        *,
+        task_id: str | None = ...,
+        expires: float | None = ...,
+        result_type: Callable[[Any], R],
     ) -> TaskHandle[R]: ...
 
     @overload
     async def submit(
-        self, canvas: "Signature[Any]", *, expires: float | None = ..., result_type: None = ...
+        self,
+        canvas: "Signature[Any]",
+        *,
+        task_id: str | None = ...,
+        expires: float | None = ...,
+        result_type: None = ...,
     ) -> TaskHandle[Any]: ...
 
     async def submit(
         self,
         canvas: "Signature[Any]",
         *,
+        task_id: str | None = None,
         expires: float | None = None,
         result_type: Callable[[Any], Any] | None = None,
     ) -> TaskHandle[Any]:
@@ -283,6 +313,8 @@ class AsyncCelery:
 
         Args:
             canvas: what to run. Its tasks need not be registered here.
+            task_id: the workflow's id, one of `new_task_id`'s, where it must be known before. Unlike a task's,
+                a workflow's tasks run again when it is submitted again under its id.
             expires: in s from now; no task of it starts later. The deadline when None.
             result_type: called with the JSON result; for a group, with each member's.
 
@@ -294,7 +326,7 @@ class AsyncCelery:
         self._check_open()
         accepted_at = datetime.now(UTC)
         lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
-        workflow_id = self._ids.new(accepted_at.timestamp())
+        workflow_id = self._ids.new(accepted_at.timestamp()) if task_id is None else task_id
         expectation = self._link.backend.expect()
         with self._submission():
             recording = await self._recorder.canvas(

@@ -28,6 +28,11 @@ class Saboteur:
         self.cuts = 0
         self.delay = 0.0
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a connection is open."""
+        return bool(self._tasks)
+
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]

@@ -1,8 +1,12 @@
 """The README's examples are run as they stand, but for the addresses; FastAPI's, in project-api."""
 
 import ast
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from celery.canvas import Signature
 
 import async_celery
 from async_celery.testing import FakeCelery
+from async_celery.worker import Policy, install, loops, shared
 
 from .conftest import KEY, Address
 
@@ -25,7 +30,9 @@ async def run(marker: str, names: dict[str, Any], **replacements: str) -> None:
         assert f'"{old}"' in example
         example = example.replace(f'"{old}"', f'"{new}"')
     code = compile(example, README, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    await eval(code, names)  # noqa: S307 (our own text)
+    running = eval(code, names)  # noqa: S307 (our own text)
+    if running is not None:  # something is awaited in it
+        await running
 
 
 @pytest.mark.usefixtures("worker")
@@ -43,3 +50,38 @@ async def test_the_fake_takes_the_place_of_servers() -> None:
     names: dict[str, Any] = {**vars(async_celery), "FakeCelery": FakeCelery, "pytest": pytest}
     await run("FakeCelery()", names)
     assert [task.args for task in names["fake"].sent] == [(1, 2)]
+
+
+async def test_the_async_task_runs() -> None:
+    class Client:
+        """Stands for httpx's."""
+
+        async def __aenter__(self) -> "Client":
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            opened.remove(self)
+
+        async def get(self, url: str) -> Any:
+            opened.append(self)
+            return SimpleNamespace(content=url.encode())
+
+    opened: list[Client] = []
+    app = Celery(broker="memory://", backend="redis://", set_as_current=False)
+    install(app, Policy())
+    names: dict[str, Any] = {
+        "app": app,
+        "asyncio": asyncio,
+        "shared": shared,
+        "httpx": SimpleNamespace(AsyncClient=Client),
+        "AsyncIterator": AsyncIterator,
+        "asynccontextmanager": asynccontextmanager,
+    }
+    await run("shared(http)", names)
+    try:
+        # In a thread without a running loop, as a worker's is.
+        assert await asyncio.to_thread(names["size"], "four") == 4
+        assert len(opened) == 1
+    finally:
+        loops._close_all()
+    assert opened == []

@@ -4,8 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from celery import Celery, chain, group
 
+from async_celery import TaskNotFound
 from async_celery.testing import FakeCelery
+
+APP = Celery(set_as_current=False)
 
 
 async def test_a_time_to_start_at_is_a_countdown() -> None:
@@ -37,3 +41,28 @@ async def test_what_makes_no_sense_is_refused(options: dict[str, Any], text: str
     with pytest.raises(ValueError, match=text):
         await fake.send_task("add", queue="q", **options)
     assert fake.sent == []
+
+
+@pytest.mark.parametrize("shape", ["task", "chain", "group"])
+async def test_an_id_may_be_known_before_it_is_sent(shape: str) -> None:
+    fake = FakeCelery()
+    task_id = fake.new_task_id()
+    assert task_id != fake.new_task_id()
+    # What was promised under an id counts as queued, whoever asks; of any other id nothing is known.
+    assert (await FakeCelery().handle(task_id).status()).state == "QUEUED"
+    add = APP.signature("add", args=(1, 2), queue="q")
+    if shape == "task":
+        handle = await fake.send_task("add", queue="q", task_id=task_id)
+    else:
+        canvas = chain(add, add) if shape == "chain" else group([add, add], app=APP)
+        handle = await fake.submit(canvas, task_id=task_id)
+    assert handle.id == task_id
+    assert (await fake.handle(task_id).status()).state == "QUEUED"
+
+
+async def test_an_id_of_the_caller_s_own_is_not_known_before() -> None:
+    fake = FakeCelery()
+    with pytest.raises(TaskNotFound):
+        await fake.handle("mine").status()
+    handle = await fake.submit(APP.signature("add", queue="q"), task_id="mine")
+    assert (await handle.status()).id == (await fake.handle("mine").status()).id == "mine"

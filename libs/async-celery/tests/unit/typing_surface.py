@@ -40,6 +40,8 @@ async def right(
     assert_type(await client.submit(chorded, result_type=Report.parse), TaskHandle[Report])
     assert_type(await client.submit(signature), TaskHandle[Any])
     assert_type(await client.submit(grouped), GroupHandle[Any])
+    assert_type(client.new_task_id(), str)
+    assert_type(await client.submit(grouped, task_id=client.new_task_id()), GroupHandle[Any])
     async for status in handle.watch():
         assert_type(status, TaskStatus)
 

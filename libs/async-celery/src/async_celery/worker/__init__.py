@@ -7,7 +7,8 @@ What belongs here: the names for users.
 """
 
 from async_celery.worker.clock import TaskCancelled, raise_if_cancelled
+from async_celery.worker.loops import shared
 from async_celery.worker.policy import Policy, install
 from async_celery.worker.task import WorkerLost
 
-__all__ = ["Policy", "TaskCancelled", "WorkerLost", "install", "raise_if_cancelled"]
+__all__ = ["Policy", "TaskCancelled", "WorkerLost", "install", "raise_if_cancelled", "shared"]

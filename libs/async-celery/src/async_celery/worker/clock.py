@@ -4,9 +4,9 @@ How it works: one daemon thread per process, started in the child by its first t
 the fork. Arming it for a task costs a few attribute assignments; a task that ends within `started_after` costs no
 more, and while nothing runs the thread sleeps. It stores STARTED, then looks every `cancel_check_interval` for
 the tombstone of the task that runs now. Having found it, it sends the process a signal, whose handler raises
-`TaskCancelled` in the main thread, where the task is. A task that has not ended `cancel_grace` later (it swallows
-the exception, or is deep in C code) is ended with its process: the broker delivers its message again, which then
-meets the tombstone and is REVOKED.
+`TaskCancelled` in the main thread, where the task is; a coroutine is cancelled instead (`loops.py`). A task that
+has not ended `cancel_grace` later (it swallows the exception, or is deep in C code) is ended with its process:
+the broker delivers its message again, which then meets the tombstone and is REVOKED.
 
 No other task is ever hit: the handler runs in the thread that arms and disarms, and raises only in the run that
 was found cancelled; the kill happens under a lock that the end of a run takes too.
@@ -27,6 +27,7 @@ from typing import Any
 from billiard.process import current_process
 from celery._state import get_current_task
 
+from async_celery.worker.loops import interrupt
 from async_celery.worker.policy import Policy, policy_of
 
 _logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _SIGNAL: signal.Signals = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 
 
 class TaskCancelled(BaseException):
-    """Raised in a running task that was cancelled: clean up and let it pass.
+    """Raised in a running task that was cancelled: clean up and let it pass. A coroutine meets `CancelledError`.
 
     Not an `Exception`, as `asyncio.CancelledError` is none: `except Exception` in a task must not swallow it.
     """
@@ -99,7 +100,7 @@ class Clock:
         run = self._run
         if run is not None and run.cancelled and not run.over and not run.told:
             run.told = True
-            raise TaskCancelled(f"task {run.request.id} was cancelled")
+            interrupt(TaskCancelled(f"task {run.request.id} was cancelled"))
 
     def _watch(self) -> None:
         while True:

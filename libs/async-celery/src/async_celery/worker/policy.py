@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils.imports import symbol_by_name
 
+from async_celery.worker.coroutines import see_results
 from async_celery.worker.liveness import RETRY_SETTINGS
 from async_celery.worker.publishing import stamping
 
@@ -54,6 +55,7 @@ def install(app: "Celery", policy: Policy) -> None:
     setattr(app, _KEY, policy)
     app.loader.override_backends = dict.fromkeys(_REDIS, "async_celery.worker.backend:ResultBackend")
     app.task_cls = "async_celery.worker.task:ReliableTask"
+    see_results(app)
     app.conf.worker_consumer = "async_celery.worker.consumer:Consumer"
     app.conf.update(RETRY_SETTINGS)
     # Whoever gave up would send the message back, and it would be there again at once, up to its delivery limit.

@@ -32,6 +32,7 @@ from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, SoftTimeL
 from kombu.exceptions import OperationalError
 
 from async_celery.worker.clock import TaskCancelled, clock_for
+from async_celery.worker.coroutines import make_blocking
 from async_celery.worker.policy import policy_of
 
 _logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class GivenUp(Reject):
 
 
 class ReliableTask(Task[Any, Any]):
-    """The base class of all tasks of an app that `install` was called on."""
+    """The base class of all tasks of an app that `install` was called on. Their bodies may be `async def`."""
 
     abstract = True
     Request = "async_celery.worker.request:ReliableRequest"
@@ -63,6 +64,11 @@ class ReliableTask(Task[Any, Any]):
     track_started = False
 
     _guarded: Tracer | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # Each task is made as a class of its own.
+        super().__init_subclass__(**options)
+        make_blocking(cls)
 
     @property
     def __trace__(self) -> Tracer | None:
