@@ -4,8 +4,8 @@ How it works: at start, pydantic-settings reads environment variables, then `<re
 by walking up from the working folder, or from this file), then the defaults below. Hosts default to
 127.0.0.1, so that a bare `celery -A tasks:app worker` reaches the services that run on your machine.
 
-What belongs here: name, version, description, hosts, users, passwords, broker, result backend, limits with
-their unit in the name. No secret has a default: a missing one stops the start with a message that names it.
+What belongs here: name, version, description, hosts, users, passwords, broker, result backend, database, limits
+with their unit in the name. No secret has a default: a missing one stops the start with a message that names it.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from project_contracts.connections import (
     Connections,
+    DatabaseConnection,
     explain_settings_error,
     explain_unreadable_env,
     find_env_file,
@@ -30,7 +31,7 @@ class SettingsError(SystemExit):
     exception would be shown as a traceback under "Unable to load celery application"."""
 
 
-class Settings(Connections, SigningKeys, BaseSettings):
+class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
     """Everything about the worker that differs between machines."""
 
     model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True)
@@ -64,6 +65,21 @@ class Settings(Connections, SigningKeys, BaseSettings):
     retry_backoff_max_seconds: int = Field(default=30, ge=1, description="longest wait before any retry")
     redis_socket_timeout_seconds: float = Field(default=5, gt=0, description="one answer of the result backend")
     redis_connect_timeout_seconds: float = Field(default=2, gt=0, description="a new connection to it")
+    postgres_connect_timeout_seconds: float = Field(
+        default=5, gt=0, description="a new connection to the database"
+    )
+    postgres_pool_size: int = Field(default=2, ge=1, description="most connections of each child")
+    postgres_pool_timeout_seconds: float = Field(
+        default=5, gt=0, description="a task's transaction waits so long for one of them"
+    )
+    postgres_lock_timeout_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="a statement waits so long for a lock: another import of the same rows is waited for",
+    )
+    postgres_statement_timeout_seconds: float = Field(
+        default=60, gt=0, description="one statement; the upsert of an import's part takes seconds"
+    )
     soft_shutdown_timeout_seconds: float = Field(
         default=8, ge=0, description="a second signal waits for tasks so long"
     )
@@ -101,7 +117,7 @@ def load_settings() -> Settings:
     """
     try:
         env_file = find_env_file(Path.cwd()) or find_env_file(Path(__file__).resolve().parent)
-        return Settings(_env_file=env_file)  # type: ignore[call-arg]  # an argument of BaseSettings, not a field
+        return Settings(_env_file=env_file)
     except ValidationError as error:
         raise SettingsError(explain_settings_error("project-worker", error)) from None
     except PermissionError as error:

@@ -22,6 +22,7 @@ from project_contracts.queues import PROJECT_WORKER, PROJECT_WORKER_PICKLE, QUEU
 from worker import tasks
 from worker.config import Settings, load_settings
 from worker.connection import WorkerAMQP
+from worker.database import session
 from worker.logging import install_logging
 
 
@@ -38,6 +39,7 @@ def create_app(settings: Settings | None = None) -> Celery:
     # It signs what it sends to the other queue, and has nothing that would unpickle.
     register_signed_pickle(_signed_pickle(settings), opens=False)
     app = _create(settings, queue=PROJECT_WORKER)
+    session.configure(app, settings)
     tasks.register(app, settings)
     return app
 

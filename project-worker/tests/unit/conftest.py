@@ -16,6 +16,7 @@ def settings() -> Settings:
     return Settings(
         rabbitmq_password=SecretStr("broker-secret"),
         redis_password=SecretStr("backend-secret"),
+        postgres_password=SecretStr("database-secret"),
         signed_pickle_key=SecretStr("a-pickle-secret-of-its-own"),
         task_time_limit_seconds=30,
         task_soft_time_limit_seconds=20,

@@ -12,7 +12,12 @@ from worker.config import Settings, SettingsError, load_settings
 
 IMPORT_ROOT = Path(__file__).resolve().parents[2] / "project-worker"
 SECRET = "a-very-secret-value"
-REQUIRED = {"RABBITMQ_PASSWORD": SECRET, "REDIS_PASSWORD": SECRET, "SIGNED_PICKLE_KEY": SECRET}
+REQUIRED = {
+    "RABBITMQ_PASSWORD": SECRET,
+    "REDIS_PASSWORD": SECRET,
+    "POSTGRES_PASSWORD": SECRET,
+    "SIGNED_PICKLE_KEY": SECRET,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +43,14 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.result_expires_seconds == 86400
     assert settings.broker == f"amqp://project:{SECRET}@127.0.0.1:5672/project"
     assert settings.backend == f"redis://:{SECRET}@127.0.0.1:6379/0"
+    assert settings.database == f"postgresql://project:{SECRET}@127.0.0.1:5432/project"
 
 
 def test_env_file_above_the_working_folder_is_found_and_the_environment_wins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".stack" / "env").write_text(
-        "RABBITMQ_PASSWORD=from-file\nREDIS_PASSWORD=from-file\nREDIS_DB=7\nREDIS_PORT=1234\nAPI_PORT=5000\n"
+        "RABBITMQ_PASSWORD=from-file\nREDIS_PASSWORD=from-file\nPOSTGRES_PASSWORD=from-file\nREDIS_DB=7\nREDIS_PORT=1234\nAPI_PORT=5000\n"
         "SIGNED_PICKLE_KEY=a-long-one-from-file\n"
     )
     below = tmp_path / "project-worker" / "project-worker"
@@ -117,6 +123,7 @@ def test_celery_command_ends_with_the_message_alone() -> None:
         "PYTHONPATH": str(IMPORT_ROOT),
         "RABBITMQ_PASSWORD": "",
         "REDIS_PASSWORD": SECRET,
+        "POSTGRES_PASSWORD": SECRET,
         "SIGNED_PICKLE_KEY": SECRET,
     }
     ended = subprocess.run(
