@@ -8,6 +8,7 @@ What belongs here: a line for each thing that is plugged in.
 """
 
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -17,14 +18,18 @@ from app.api import health, problems
 from app.api.api_v1 import api
 from app.api.deps import Resources
 from app.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from app.api.uploads import Uploads
 from app.celery.async_celery import create_async_celery, create_celery, create_dead_letters
+from app.celery.idempotency import open_idempotency_keys
 from app.celery.journal import open_journal
 from app.celery.producer import Producer
 from app.celery.queues import check_queues
 from app.core.config import Settings, get_settings
 from app.core.logging import configure_logging
 from app.core.shutdown import shutdown_event
+from app.database.housekeeping import open_housekeeping
 from app.database.session import open_database
+from app.relay import open_relay
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -43,8 +48,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with (
             create_async_celery(celery, settings) as client,
             open_journal(client) as journal,
+            open_idempotency_keys(settings) as idempotency_keys,
             contextlib.aclosing(create_dead_letters(celery, settings)) as dead_letters,
             open_database(settings) as database,
+            open_housekeeping(database, settings),
+            # The last one opened is the first one closed: it sends through the client.
+            open_relay(
+                database, client, journal, url=settings.database, timeout=settings.database_timeout_seconds
+            ),
         ):
             with shutdown_event() as shutdown:
                 app.state.resources = Resources(
@@ -52,10 +63,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     client=client,
                     journal=journal,
                     producer=Producer(celery, client, journal),
+                    idempotency_keys=idempotency_keys,
                     dead_letters=dead_letters,
                     database=database,
+                    uploads=Uploads(settings),
                     shutdown=shutdown,
                 )
+                # What the process has imported stays: full collections need not look at it. Each would hold the
+                # loop up for 70 ms.
+                gc.collect()
+                gc.freeze()
                 yield
 
     # FastAPI with the assets of /docs inside the package: the page works without internet.
@@ -67,8 +84,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.include_router(health.router)
-    app.include_router(api.router)
+    for router in api.ROUTERS:
+        app.include_router(router, prefix=api.PREFIX)
     # The last one added is the first one passed.
-    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        limit=settings.max_body_bytes,
+        streamed={"/v1/imports": settings.max_import_bytes},
+    )
     app.add_middleware(RequestContextMiddleware)
     return app

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import oracle
 
 HERE = Path(__file__).parent
 COMMAND = (
-    "-A worker_app:app worker -c 2 -l INFO -Q project-worker,sums "
+    "-A country_worker_app:app worker -c 2 -l INFO -Q project-worker,sums "
     "--without-gossip --without-mingle -n api-tests@%h"
 )
 PICKLE_COMMAND = (
@@ -22,6 +23,8 @@ PICKLE_COMMAND = (
     "--without-gossip --without-mingle -n api-tests-pickle@%h"
 )
 IMPORT_ROOT = HERE.parents[1] / "project-api"
+WORKER_IMPORTS = (HERE.parents[2] / "project-worker" / "project-worker", Path(oracle.__file__).parent)
+"""Where what the tests' workers use of the real one, and of the library's tests, is imported from."""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -77,10 +80,16 @@ class Worker:
 
     def __init__(self, log: Path, command: str = COMMAND) -> None:
         self.log = log
+        self._executions = log.with_name("executions")
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "celery", *command.split()],
                 cwd=HERE,
+                env=os.environ
+                | {
+                    "EXECUTIONS": str(self._executions),
+                    "PYTHONPATH": os.pathsep.join(map(str, WORKER_IMPORTS)),
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -89,6 +98,10 @@ class Worker:
     def ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         return "ready." in self.log.read_text()
+
+    def executions(self, country_code: str) -> oracle.Oracle:
+        """Where the statistics tasks of a country note their runs."""
+        return oracle.Oracle(f"{self._executions}-{country_code}")
 
     def stop(self) -> None:
         self.process.terminate()

@@ -7,6 +7,7 @@ import time
 import uuid
 from pathlib import Path
 
+import database
 import httpx
 import pytest
 from processes import Api, Worker, running_api, unused_port, wait_until
@@ -43,6 +44,29 @@ def test_a_dependency_that_is_down_is_named(tmp_path: Path, worker: Worker, vari
         assert "127.0.0.1" not in response.text + answer.text
         # Tasks need no database.
         assert answer.status_code == (200 if down == "database" else 503), answer.text
+
+
+def test_a_database_that_is_not_migrated_is_named(tmp_path: Path, worker: Worker) -> None:
+    with database.empty_database() as name, running_api(tmp_path / "log", POSTGRES_DB=name) as api:
+
+        def judge() -> None:
+            checked = httpx.get(api.url + "/health/ready")
+            down = checked.json()["checks"]["database"]
+            assert (checked.status_code, down["status"]) == (503, "down")
+            assert down["error"] == "the database is not migrated: run `alembic upgrade head` in project-api"
+
+        judge()
+        answer = httpx.get(api.url + "/v1/cities")
+        assert (answer.status_code, answer.json()["title"]) == (503, "Database not migrated")
+        assert database.alembic("upgrade", "head", POSTGRES_DB=name).returncode == 0
+        assert httpx.get(api.url + "/health/ready").status_code == 200
+        assert httpx.get(api.url + "/v1/cities").json()["items"] == []
+        for revision, ready in (("0000", False), ("9999", True)):  # older; of the next version's API
+            database.run("UPDATE alembic_version SET version_num = $1", revision, POSTGRES_DB=name)
+            if ready:
+                assert httpx.get(api.url + "/health/ready").status_code == 200
+            else:
+                judge()
 
 
 def test_a_client_that_leaves_is_not_waited_for(client: httpx.Client, api: Api) -> None:

@@ -1,8 +1,8 @@
 """`/health/live` and `/health/ready`: is the process alive, and can it do its work?
 
 How it works: live touches nothing. Ready asks broker, result backend and database at the same time, each
-within its own time-out, and reports how long each took; one that fails makes it 503. Why exactly it failed
-stands in the log: a readiness answer holds no address.
+within its own time-out, and reports how long each took; one that fails makes it 503, and so does a database that
+is not migrated. Why exactly it failed stands in the log: a readiness answer holds no address.
 
 What belongs here: health endpoints. How a dependency is asked belongs to the room that owns it.
 """
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter
@@ -18,8 +19,9 @@ from pydantic import BaseModel, Field
 
 from app.api.deps import ResourcesDep
 from app.api.problems import NotReadyError, documented
-from app.database.errors import DatabaseError
+from app.database.schema import check_schema
 from async_celery import PublishTimeout, TransportError
+from project_database.errors import DatabaseUnavailable, NotMigrated, PoolExhausted
 
 logger = logging.getLogger("app.health")
 
@@ -57,15 +59,23 @@ async def live() -> Liveness:
 async def ready(resources: ResourcesDep) -> Readiness:
     """Ask broker, result backend and database."""
     names = ("broker", "result_backend", "database")
-    asked = (resources.client.ping_broker, resources.client.ping_backend, resources.database.ping)
+    asked: tuple[Callable[[], Awaitable[object]], ...] = (
+        resources.client.ping_broker,
+        resources.client.ping_backend,
+        partial(check_schema, resources.database),
+    )
     checks = dict(zip(names, await asyncio.gather(*map(_check, asked)), strict=True))
     if any(check.status == "down" for check in checks.values()):
         raise NotReadyError({name: check.model_dump() for name, check in checks.items()})
     return Readiness(checks=checks)
 
 
-def _is_timeout(failure: Exception) -> bool:
-    return isinstance(failure, PublishTimeout) or isinstance(failure.__cause__, TimeoutError)
+def _say(failure: Exception) -> str:
+    if isinstance(failure, NotMigrated):
+        return str(failure)
+    if isinstance(failure, PublishTimeout | PoolExhausted) or isinstance(failure.__cause__, TimeoutError):
+        return "did not answer in time"
+    return "refused or dropped the connection"
 
 
 async def _check(ping: Callable[[], Awaitable[object]]) -> Check:
@@ -73,8 +83,8 @@ async def _check(ping: Callable[[], Awaitable[object]]) -> Check:
     error = None
     try:
         await ping()
-    except (TransportError, DatabaseError) as failure:
+    except (TransportError, DatabaseUnavailable) as failure:
         logger.warning("readiness: %s", failure)
-        error = "did not answer in time" if _is_timeout(failure) else "refused or dropped the connection"
+        error = _say(failure)
     latency = round(time.perf_counter() - started, 6)
     return Check(status="down" if error else "up", latency_seconds=latency, error=error)

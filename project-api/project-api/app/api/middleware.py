@@ -12,6 +12,8 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -21,9 +23,6 @@ from app.api.problems import problem_response
 from app.core import context
 
 logger = logging.getLogger("app.access")
-
-# The rest of a body that is too large is not worth reading: without this, uvicorn reads and drops all of it.
-CLOSE = {"Connection": "close"}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -71,35 +70,61 @@ class RequestContextMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over `limit` bytes with 413, whether their length is declared or not.
+    """Refuses bodies that are too large with 413, whether their length is declared or not.
 
     FastAPI's own `max_body_size` does the same but answers in plain text when the length is declared.
+
+    The rest of a body that is refused, for whatever reason, is not worth reading: the answer closes the
+    connection. Without that, uvicorn reads and drops all of it.
+
+    Args:
+        app: what comes next.
+        limit: the largest body, in bytes.
+        streamed: other limits, by path, for endpoints that read their body while it arrives. JSON is read as a
+            whole there, too, and has no other limit.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, streamed: Mapping[str, int]) -> None:
         self._app = app
         self._limit = limit
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request with a bounded body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        detail = f"the body is larger than {self._limit} bytes"
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._limit:
-            response = problem_response(scope["path"], 413, "Content Too Large", detail, headers=CLOSE)
-            await response(scope, receive, send)
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "0")
+        more = declared != "0" or "transfer-encoding" in headers
+        if not more:
+            await self._app(scope, receive, send)
             return
+        limit = self._limit_of(scope["path"], headers)
+        detail = f"the body is larger than {limit} bytes"
         seen = 0
 
         async def counted_receive() -> Message:
-            nonlocal seen
+            nonlocal more, seen
             message = await receive()
+            more = message.get("more_body", False)
             seen += len(message.get("body", b""))
-            if seen > self._limit:
+            if seen > limit:
                 # FastAPI lets an HTTPException through while it reads the body; problems.py answers it.
-                raise HTTPException(413, detail, CLOSE)
+                raise HTTPException(413, detail)
             return message
 
-        await self._app(scope, counted_receive, send)
+        async def send_closing(message: Message) -> None:
+            if more and message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        if declared.isdecimal() and int(declared) > limit:
+            response = problem_response(scope["path"], 413, "Content Too Large", detail)
+            await response(scope, receive, send_closing)
+            return
+        await self._app(scope, counted_receive, send_closing)
+
+    def _limit_of(self, path: str, headers: Headers) -> int:
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self._limit if media_type == "application/json" else self._streamed.get(path, self._limit)

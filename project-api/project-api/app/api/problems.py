@@ -9,7 +9,7 @@ What belongs here: the table and the shape of a problem. A new exception gets it
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -23,7 +23,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.core import context
-from app.database.errors import DatabaseError
+from app.core.idempotency import BadIdempotencyKeyError, KeyInProgressError, KeyReusedError
+from app.core.records import BadHeader, TooManyRows
+from app.database.errors import RowNotFound, StaleVersion, advise
+from app.database.keyset import CursorError
 from async_celery import (
     BackendError,
     BadCursor,
@@ -39,11 +42,28 @@ from async_celery import (
     TransportError,
     Unsupported,
 )
+from project_database.errors import (
+    AlreadyExists,
+    ConstraintViolated,
+    DatabaseUnavailable,
+    LockTimeout,
+    NotMigrated,
+    ParentMissing,
+    PoolExhausted,
+    StillReferenced,
+    TransactionConflict,
+)
 
 logger = logging.getLogger("app.problems")
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "2"}  # s; dependencies are back within 10 s, most restarts take less
+
+MAX_ERRORS = 20
+"""How many wrong fields a problem shows; a client may send thousands of them."""
+
+MAX_FIELD_LENGTH = 200
+"""How much of a wrong field's name a problem shows, in characters: the client may have made it up."""
 
 
 class ShuttingDownError(Exception):
@@ -97,7 +117,7 @@ class Problem(BaseModel):
     requestId: str | None = Field(description="find it in the logs")  # noqa: N815  # wire name
     taskId: str | None = Field(default=None, description="the task that this is about")  # noqa: N815  # wire name
     code: str | None = Field(default=None, description="a failed task's own name for what is wrong")
-    errors: list[FieldError] | None = Field(default=None, description="which fields are wrong")
+    errors: list[FieldError] | None = Field(default=None, description=f"the first {MAX_ERRORS} wrong fields")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +136,9 @@ class Row:
 TABLE: dict[type[Exception], Row] = {
     BadCursor: Row(status=400, title="Bad cursor"),
     Unsupported: Row(status=501, title="Not available with this result backend"),
+    BadIdempotencyKeyError: Row(status=400, title="Bad Idempotency-Key"),
+    KeyReusedError: Row(status=422, title="Idempotency-Key is already used"),
+    KeyInProgressError: Row(status=409, title="Request in progress", headers=RETRY_AFTER),
     PayloadError: Row(status=422, title="Payload cannot be sent"),
     TaskNotFound: Row(status=404, title="Unknown task"),
     DeadLetterNotFound: Row(status=404, title="Unknown dead letter"),
@@ -138,7 +161,8 @@ TABLE: dict[type[Exception], Row] = {
     PublishTimeout: Row(
         status=503,
         title="Broker unavailable",
-        detail="the broker did not confirm the task in time: it may or may not run",
+        detail="the broker did not confirm the task in time: it may or may not run; "
+        "a request with an Idempotency-Key can be sent again safely",
         headers=RETRY_AFTER,
     ),
     BackendError: Row(
@@ -147,7 +171,26 @@ TABLE: dict[type[Exception], Row] = {
         detail="the result backend did not answer; what was accepted before goes on, ask again",
         headers=RETRY_AFTER,
     ),
-    DatabaseError: Row(status=503, title="Database unavailable", headers=RETRY_AFTER),
+    DatabaseUnavailable: Row(
+        status=503,
+        title="Database unavailable",
+        detail="the database did not answer, or closed the connection: a change may or may not have been made; "
+        "a request with an Idempotency-Key can be sent again safely",
+        headers=RETRY_AFTER,
+    ),
+    PoolExhausted: Row(status=503, title="Database busy", headers=RETRY_AFTER),
+    LockTimeout: Row(status=503, title="Database busy", headers=RETRY_AFTER),
+    NotMigrated: Row(status=503, title="Database not migrated", headers=RETRY_AFTER),
+    TransactionConflict: Row(status=409, title="Conflict with another change"),
+    ConstraintViolated: Row(status=422, title="Invalid row"),
+    AlreadyExists: Row(status=409, title="Row exists"),
+    ParentMissing: Row(status=409, title="Row refers to none"),
+    StillReferenced: Row(status=409, title="Row is referred to"),
+    BadHeader: Row(status=422, title="Bad header"),
+    TooManyRows: Row(status=413, title="Too many rows"),
+    CursorError: Row(status=400, title="Bad cursor"),
+    RowNotFound: Row(status=404, title="No such row"),
+    StaleVersion: Row(status=412, title="Row has changed"),
     TaskFinishedError: Row(status=409, title="Task has ended"),
     ClientGoneError: Row(status=499, title="Client closed request"),  # nginx's number; there is no standard one
     ShuttingDownError: Row(status=503, title="Shutting down", headers=RETRY_AFTER),
@@ -186,7 +229,7 @@ async def _from_table(request: Request, error: Exception) -> Response:
         request.url.path,
         row.status,
         row.title,
-        row.detail or str(error),
+        row.detail or (advise(error) if isinstance(error, ConstraintViolated) else str(error)),
         headers=row.headers,
         # The task that the client knows: a workflow's error names the child at fault, its id is in the detail.
         taskId=getattr(request.state, "task_id", None) or getattr(error, "task_id", None),
@@ -197,16 +240,22 @@ async def _from_table(request: Request, error: Exception) -> Response:
 
 async def _from_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for this type only
+    every = error.errors()
     errors = [
-        FieldError(
-            field=".".join(str(part) for part in item["loc"]), message=item["msg"], type=item["type"]
-        ).model_dump()
-        for item in error.errors()
+        FieldError(field=_field(item["loc"]), message=item["msg"], type=item["type"]).model_dump()
+        for item in every[:MAX_ERRORS]
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+    if len(every) > MAX_ERRORS:
+        detail += f"; and {len(every) - MAX_ERRORS} more"
     if any(item["type"] == "json_invalid" for item in errors):
         return problem_response(request.url.path, 400, "Malformed JSON", detail, errors=errors)
     return problem_response(request.url.path, 422, "Invalid input", detail, errors=errors)
+
+
+def _field(location: Sequence[object]) -> str:
+    name = ".".join(map(str, location))
+    return name if len(name) <= MAX_FIELD_LENGTH else name[:MAX_FIELD_LENGTH] + "…"
 
 
 async def _from_http(request: Request, error: Exception) -> Response:

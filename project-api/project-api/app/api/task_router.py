@@ -41,7 +41,7 @@ class TaskRouter(APIRouter):
             prefix=prefix,
             tags=[*tags],
             dependencies=[Depends(require_json)],
-            responses=documented(400, 413, 415, 422, 503) | located(AsyncTask),
+            responses=documented(400, 409, 413, 415, 422, 503) | located(AsyncTask),
         )
 
     def task(self, path: str, result: Any) -> Callable[[Endpoint], Endpoint]:
@@ -52,7 +52,7 @@ class TaskRouter(APIRouter):
             self.post(
                 path,
                 response_model=AsyncTaskStatus[result],
-                responses=documented(409, 502, 504),
+                responses=documented(410, 502, 504),
             )(endpoint)
             self.post(
                 path + ASYNC_SUFFIX,

@@ -30,8 +30,17 @@ class Producer:
         self._client = client
         self._journal = journal
 
+    def new_task_id(self) -> str:
+        """Return a new id, for what is written down under its task's id before it is sent."""
+        return self._client.new_task_id()
+
     async def submit(
-        self, contract: TaskContract[P, R], payload: P, *, expires: float | None = None
+        self,
+        contract: TaskContract[P, R],
+        payload: P,
+        *,
+        expires: float | None = None,
+        task_id: str | None = None,
     ) -> TaskHandle[R]:
         """Send one task.
 
@@ -39,6 +48,7 @@ class Producer:
             contract: which task.
             payload: its arguments, validated.
             expires: seconds after which a task that has not started is dropped; the task deadline by default.
+            task_id: one of `new_task_id`'s; a new one by default.
 
         Raises:
             PublishError: the broker did not take the message in time.
@@ -51,6 +61,7 @@ class Producer:
             kwargs=payload.model_dump(mode="json") if contract.serializer == "json" else dict(payload),
             queue=contract.queue,
             serializer=contract.serializer,
+            task_id=task_id,
             expires=expires,
             headers=context.message_headers(),
             result_type=TypeAdapter(contract.result).validate_python,
@@ -60,16 +71,26 @@ class Producer:
 
     @overload
     async def submit_workflow(
-        self, workflow: group, result: type[R], *, expires: float | None = None
+        self, workflow: group, result: type[R], *, expires: float | None = None, task_id: str | None = None
     ) -> TaskHandle[list[R]]: ...
 
     @overload
     async def submit_workflow(
-        self, workflow: Signature[Any], result: type[R], *, expires: float | None = None
+        self,
+        workflow: Signature[Any],
+        result: type[R],
+        *,
+        expires: float | None = None,
+        task_id: str | None = None,
     ) -> TaskHandle[R]: ...
 
     async def submit_workflow(
-        self, workflow: Signature[Any], result: type[R], *, expires: float | None = None
+        self,
+        workflow: Signature[Any],
+        result: type[R],
+        *,
+        expires: float | None = None,
+        task_id: str | None = None,
     ) -> TaskHandle[Any]:
         """Send a workflow of `workflows.py`.
 
@@ -77,6 +98,7 @@ class Producer:
             workflow: what to run.
             result: the type of the whole's result; of each member's for a group, which gives a list.
             expires: as for `submit`; no task of the workflow starts later.
+            task_id: as for `submit`; the whole workflow's.
 
         Raises:
             PublishError: the broker did not take all its messages in time.
@@ -84,11 +106,16 @@ class Producer:
         """
         accepted = time.time()
         handle: TaskHandle[Any] = await self._client.submit(
-            workflow, expires=expires, result_type=TypeAdapter(result).validate_python
+            workflow, task_id=task_id, expires=expires, result_type=TypeAdapter(result).validate_python
         )
         self._journal.sent(handle.id, accepted=accepted)
         return handle
 
-    def handle(self, task_id: str) -> TaskHandle[Any]:
-        """Return a handle on a task sent earlier, by this process or another; nothing is looked up yet."""
-        return self._client.handle(task_id)
+    def handle(self, task_id: str, result: Any = None) -> TaskHandle[Any]:
+        """Return a handle on a task sent earlier, by this process or another; nothing is looked up yet.
+
+        Args:
+            task_id: which task or workflow.
+            result: the type of its result; it stays plain JSON by default.
+        """
+        return self._client.handle(task_id, None if result is None else TypeAdapter(result).validate_python)

@@ -11,12 +11,14 @@ What belongs here: a function per workflow, payload in, canvas out.
 """
 
 from typing import Any
+from uuid import UUID
 
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
 from app.core import context
 from project_contracts.contract import TaskContract
+from project_contracts.imports import FINISH_IMPORT, LOAD_PART, STAGE_GEONAMES
 from project_contracts.integers import (
     INTEGER_MULTIPLICATION,
     INTEGERS_SUM,
@@ -67,3 +69,19 @@ def world_statistics(app: Celery) -> Signature[Any]:
         [_task(app, CONTINENT_STATISTICS, continent=continent) for continent in CONTINENTS], app=app
     )
     return chord(continents, _task(app, WORLD_REPORT), app=app)
+
+
+def import_cities(app: Celery, import_id: UUID, *, parts: int, geonames: bool) -> Signature[Any]:
+    """Chord: the parts of an import side by side, then its end. The GeoNames set is staged first."""
+    load = group(
+        [
+            _task(app, LOAD_PART, import_id=str(import_id), part=part, parts=parts).set(immutable=True)
+            for part in range(parts)
+        ],
+        app=app,
+    )
+    loaded = chord(load, _task(app, FINISH_IMPORT, import_id=str(import_id)).set(immutable=True), app=app)
+    if not geonames:
+        return loaded
+    stage = _task(app, STAGE_GEONAMES, import_id=str(import_id)).set(immutable=True)
+    return chain(stage, loaded, app=app)

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from project_contracts.connections import (
     Connections,
+    DatabaseConnection,
     explain_settings_error,
     explain_unreadable_env,
     find_env_file,
@@ -25,7 +26,7 @@ from project_contracts.connections import (
 from project_contracts.signing import SigningKeys
 
 
-class Settings(Connections, SigningKeys, BaseSettings):
+class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
     """Everything about the API that differs between machines."""
 
     model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True)
@@ -36,23 +37,26 @@ class Settings(Connections, SigningKeys, BaseSettings):
     environment: Literal["development", "production"] = "development"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    postgres_host: str = "127.0.0.1"
-    postgres_port: int = Field(default=5432, ge=1, le=65535)
-    postgres_user: str = "project"
-    postgres_password: SecretStr
-    postgres_db: str = "project"
-
     task_id_key: SecretStr = Field(min_length=16, description="MAC key of task ids; the same in every replica")
 
     publish_timeout_seconds: float = Field(default=1.5, gt=0, description="until the broker's confirm")
     backend_timeout_seconds: float = Field(default=1.5, gt=0, description="one look into the result backend")
     database_timeout_seconds: float = Field(default=1.5, gt=0, description="connect, and one readiness query")
+    database_pool_size: int = Field(default=10, gt=0, description="the most connections of this process")
+    database_pool_timeout_seconds: float = Field(default=1, gt=0, description="a request's wait for one of them")
+    database_lock_timeout_seconds: float = Field(default=2, gt=0, description="a statement's wait for a lock")
+    database_statement_timeout_seconds: float = Field(default=2.1, gt=0, description="one statement in all")
     result_wait_seconds: float = Field(default=10, gt=0, description="a POST's default wait for its result")
     result_wait_max_seconds: float = Field(default=60, gt=0, description="the longest wait a client may ask for")
     task_deadline_seconds: float = Field(default=3600, gt=0, description="a task not started by then expires")
     task_time_limit_seconds: float = Field(default=300, gt=0, description="the worker's hard limit of one run")
+    task_max_retries: int = Field(default=4, ge=0, description="the worker's: runs after the first one")
     result_expires_seconds: int = Field(default=86400, gt=0, description="how long a result can be read")
     max_body_bytes: int = Field(default=256 * 1024, gt=0, description="largest request body")
+    max_import_bytes: int = Field(default=200 * 1024 * 1024, gt=0, description="largest file to import")
+    max_uploads: int = Field(default=2, gt=0, description="files taken at once; each holds a database connection")
+    upload_idle_seconds: float = Field(default=30, gt=0, description="an upload silent for so long is given up")
+    upload_seconds: float = Field(default=1800, gt=0, description="an upload that takes longer is given up")
 
     @model_validator(mode="after")
     def _results_outlive_their_tasks(self) -> Self:

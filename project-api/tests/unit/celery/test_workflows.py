@@ -1,5 +1,8 @@
 """Workflows: made of the contracts' names, queues and arguments, bound to the given app."""
 
+from typing import Any
+from uuid import UUID
+
 import pytest
 from celery import Celery
 from celery.canvas import Signature, _chain, chord, group
@@ -51,6 +54,24 @@ def test_world_statistics_has_a_task_per_continent(app: Celery) -> None:
     assert isinstance(canvas, chord)
     assert [task.kwargs["continent"] for task in canvas.tasks] == list(CONTINENTS)
     assert canvas.body.task == "project-worker.world_report"
+
+
+@pytest.mark.parametrize("geonames", [True, False])
+def test_an_import_loads_its_parts_side_by_side_then_ends(app: Celery, geonames: bool) -> None:
+    import_id = UUID(int=5)
+    canvas: Any = workflows.import_cities(app, import_id, parts=3, geonames=geonames)
+    of_this = {"import_id": str(import_id)}
+    if geonames:
+        assert isinstance(canvas, _chain)
+        stage, canvas = canvas.tasks
+        assert sent(stage) == ("project-worker.stage_geonames", of_this, "project-worker")
+    assert isinstance(canvas, chord)
+    assert [sent(task) for task in canvas.tasks] == [
+        ("project-worker.load_part", of_this | {"part": part, "parts": 3}, "project-worker") for part in range(3)
+    ]
+    assert sent(canvas.body) == ("project-worker.finish_import", of_this, "project-worker")
+    # None takes the result of the one before it.
+    assert all(task.immutable for task in (*canvas.tasks, canvas.body))
 
 
 def test_signatures_belong_to_the_given_app(app: Celery) -> None:

@@ -98,7 +98,9 @@ def test_hosts_default_to_this_machine(environment: pytest.MonkeyPatch) -> None:
 def test_urls_quote_what_a_password_may_hold(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RABBITMQ_PASSWORD", "a/b@c:d")
     environment.setenv("REDIS_PASSWORD", "a/b@c:d")
+    environment.setenv("POSTGRES_PASSWORD", "a/b@c:d")
     settings = read()
+    assert settings.database == "postgresql://project:a%2Fb%40c%3Ad@127.0.0.1:5432/project"
     assert settings.broker == "amqp://project:a%2Fb%40c%3Ad@127.0.0.1:5672/project"
     assert settings.backend == "redis://:a%2Fb%40c%3Ad@127.0.0.1:6379/0"
 

@@ -1,14 +1,31 @@
-"""The routers of version 1, put together.
+"""The routers of version 1.
 
-What belongs here: one `include_router` per module of `endpoints/`.
+How it works: `create_app` puts each under `/v1`. FastAPI looks through them in this order for each request, so
+what is asked most stands first.
+
+What belongs here: one entry per module of `endpoints/`.
 """
 
-from fastapi import APIRouter
+from app.api.api_v1.endpoints import (
+    cities,
+    countries,
+    dead_letters,
+    imports,
+    project_worker,
+    statistics,
+    tasks,
+    workflows,
+)
 
-from app.api.api_v1.endpoints import dead_letters, project_worker, tasks, workflows
+PREFIX = "/v1"
 
-router = APIRouter(prefix="/v1")
-router.include_router(project_worker.router)
-router.include_router(workflows.router)
-router.include_router(tasks.router)
-router.include_router(dead_letters.router)
+ROUTERS = (
+    cities.router,
+    countries.router,
+    statistics.router,
+    project_worker.router,
+    workflows.router,
+    tasks.router,
+    imports.router,
+    dead_letters.router,
+)

@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
 
 from app.api.deps import DeadLettersDep
 from app.api.problems import documented
+from app.api.schemas.pages import Digits
 from app.api.task_router import located
 from app.celery.dead_letters import DeadLetterDocument, DeadLetterList, DeletedDeadLetters, ReplayedTask
 from async_celery import TaskState
@@ -28,7 +30,7 @@ DeadLetterId = Annotated[
 
 @router.get("", responses=documented(422, 503))
 async def list_dead_letters(
-    dead_letters: DeadLettersDep, limit: Annotated[int, Query(ge=1, le=100)] = 50
+    dead_letters: DeadLettersDep, limit: Annotated[int, Field(ge=1, le=100), Digits, Query()] = 50
 ) -> DeadLetterList:
     """The oldest dead letters."""
     found = await dead_letters.list(limit=limit + 1)

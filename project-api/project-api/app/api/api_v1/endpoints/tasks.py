@@ -13,12 +13,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from app.api.deps import ClientDep, JournalDep, PatienceDep, ProducerDep, TaskIdDep
 from app.api.problems import ShuttingDownError, TaskFinishedError, documented
+from app.api.schemas.pages import Digits
 from app.celery.history import Cursor, EndedTasks
 from app.celery.schemas import AsyncTask, AsyncTaskStatus, TaskDocument
 from app.celery.timeline import Timeline
@@ -56,7 +57,7 @@ async def list_ended_tasks(
     since: Annotated[DateTime | None, Query(description="stored then or later")] = None,
     until: Annotated[DateTime | None, Query(description="stored earlier")] = None,
     cursor: Annotated[Cursor | None, Query(description="the `cursor` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    limit: Annotated[int, Field(ge=1, le=100), Digits, Query()] = 50,
 ) -> EndedTasks:
     """Tasks that have ended lately, the newest first: about the last 100,000, whoever sent them.
 

@@ -8,7 +8,7 @@ What belongs here: an endpoint per workflow.
 
 from starlette.responses import Response
 
-from app.api.deps import ProducerDep, ReplyDep
+from app.api.deps import ReplyDep, SubmissionDep
 from app.api.task_router import TaskRouter
 from app.celery import workflows
 from project_contracts.integers import IntegerWorkflowPayload, PowerPayload
@@ -18,32 +18,32 @@ router = TaskRouter(prefix="/workflows", tags=["workflows"])
 
 
 @router.task("/chain", int)
-async def chain(payload: PowerPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
+async def chain(payload: PowerPayload, submission: SubmissionDep, reply: ReplyDep) -> Response:
     """Chain of n multiplications by the integer: `integer ** n`."""
-    canvas = workflows.power(producer.celery, payload)
-    handle = await producer.submit_workflow(canvas, int, expires=reply.expires)
+    canvas = workflows.power(submission.celery, payload)
+    handle = await submission.send_workflow(canvas, int)
     return await reply.deliver(handle)
 
 
 @router.task("/group", list[int])
-async def group(payload: IntegerWorkflowPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
+async def group(payload: IntegerWorkflowPayload, submission: SubmissionDep, reply: ReplyDep) -> Response:
     """Group of n multiplications: `[integer × 1, … integer × n]`."""
-    canvas = workflows.multiples(producer.celery, payload)
-    handle = await producer.submit_workflow(canvas, int, expires=reply.expires)
+    canvas = workflows.multiples(submission.celery, payload)
+    handle = await submission.send_workflow(canvas, int)
     return await reply.deliver(handle)
 
 
 @router.task("/chord", int)
-async def chord(payload: IntegerWorkflowPayload, producer: ProducerDep, reply: ReplyDep) -> Response:
+async def chord(payload: IntegerWorkflowPayload, submission: SubmissionDep, reply: ReplyDep) -> Response:
     """Chord: a group of n multiplications, then the sum of their results."""
-    canvas = workflows.sum_of_multiples(producer.celery, payload)
-    handle = await producer.submit_workflow(canvas, int, expires=reply.expires)
+    canvas = workflows.sum_of_multiples(submission.celery, payload)
+    handle = await submission.send_workflow(canvas, int)
     return await reply.deliver(handle)
 
 
 @router.task("/world-statistics", WorldReport)
-async def world_statistics(producer: ProducerDep, reply: ReplyDep) -> Response:
+async def world_statistics(submission: SubmissionDep, reply: ReplyDep) -> Response:
     """Statistics of 234,908 cities and 252 countries (GeoNames): one task per continent, merged."""
-    canvas = workflows.world_statistics(producer.celery)
-    handle = await producer.submit_workflow(canvas, WorldReport, expires=reply.expires)
+    canvas = workflows.world_statistics(submission.celery)
+    handle = await submission.send_workflow(canvas, WorldReport)
     return await reply.deliver(handle)
