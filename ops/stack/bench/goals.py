@@ -13,19 +13,35 @@ from dataclasses import dataclass
 from stack.bench.contenders import (
     AIO_CELERY,
     AIORMQ,
+    API,
     AWAITED,
+    BARE,
     CELERY,
     DRAMATIQ,
     EMPTY,
     FAST_WORKER,
     LIMIT,
+    NO_OUTBOX,
     OURS,
     PEERS,
+    PSQL,
     PUBSUB,
     REFERENCE,
 )
 from stack.bench.results import RowResult
-from stack.bench.rows import backlog, enqueue, http, round_trip, waiters, workers, workflows
+from stack.bench.rows import (
+    backlog,
+    crud,
+    enqueue,
+    http,
+    imports,
+    outbox,
+    pages,
+    round_trip,
+    waiters,
+    workers,
+    workflows,
+)
 
 ALMOST = 0.8
 """Share of a goal below which it is missed by much: the work is not finished."""
@@ -41,7 +57,7 @@ class Goal:
     """A figure of ours, what it is compared with, and the bound of the ratio.
 
     With `against` empty the figure itself is bounded. `is_at_most` says that smaller is better. `other_case` is
-    the case of the others where it is not ours.
+    the case of the others where it is not ours; the other may be `ours` itself then.
     """
 
     row: str
@@ -53,12 +69,15 @@ class Goal:
     is_at_most: bool = False
     other_case: str = ""
     unit: str = ""
+    ours: str = OURS.name
 
     @property
     def versus(self) -> str:
         """Whom the figure is compared with, in words."""
         if not self.against:
             return "-"
+        if self.against == (self.ours,):
+            return f"itself: {self.other_case}"
         return "best RabbitMQ peer" if self.against == _PEERS else self.against[0]
 
     def text(self, value: float) -> str:
@@ -108,15 +127,15 @@ def _value(goal: Goal, result: RowResult | None) -> tuple[float | None, str]:
     if result is None:
         return None, goal.versus
     if not goal.against:
-        return result.median(OURS.name, goal.case, goal.metric), goal.versus
+        return result.median(goal.ours, goal.case, goal.metric), goal.versus
     other_case = goal.other_case or goal.case
     medians = {name: result.median(name, other_case, goal.metric) for name in goal.against}
     known = {name: median for name, median in medians.items() if median is not None}
     if not known:
         return None, goal.versus
     best = (min if goal.is_at_most else max)(known, key=lambda name: known[name])
-    versus = f"best peer: {best}" if len(goal.against) > 1 else best
-    return result.ratio(OURS.name, best, goal.case, goal.metric, other_case), versus
+    versus = f"best peer: {best}" if len(goal.against) > 1 else goal.versus
+    return result.ratio(goal.ours, best, goal.case, goal.metric, other_case), versus
 
 
 def _enqueue(senders: int, reference: float, peers: float, limit: float) -> Iterator[Goal]:
@@ -266,6 +285,79 @@ def _workers() -> Iterator[Goal]:
         )
 
 
+def _imports() -> Iterator[Goal]:
+    yield Goal(
+        row=imports.ROW.name,
+        figure="import of GeoNames, rows/s",
+        case=imports.CASE,
+        metric="rows/s",
+        against=(PSQL.name,),
+        bound=0.5,
+        ours=API.name,
+    )
+    for who in ("API", "worker"):
+        yield Goal(
+            row=imports.ROW.name,
+            figure=f"import of 10 times as many rows: memory of the {who}",
+            case=imports.MEMORY,
+            metric=f"{who} growth",
+            bound=_FLAT,
+            is_at_most=True,
+            unit="×",
+            ours=API.name,
+        )
+
+
+def _crud() -> Iterator[Goal]:
+    for case in (crud.ONE, crud.LIST):
+        yield Goal(
+            row=crud.ROW.name,
+            figure=f"{case}, requests/s",
+            case=case,
+            metric="requests/s",
+            against=(BARE.name,),
+            bound=0.6,
+            ours=API.name,
+        )
+
+
+def _pages() -> Iterator[Goal]:
+    for sort in pages.SORTS:
+        yield Goal(
+            row=pages.ROW.name,
+            figure=f"p99 of the far page by {sort}",
+            case=pages.case(sort, "far"),
+            metric="p99 ms",
+            against=(API.name,),
+            bound=1.5,
+            is_at_most=True,
+            other_case=pages.case(sort, "first"),
+            ours=API.name,
+        )
+
+
+def _outbox() -> Iterator[Goal]:
+    yield Goal(
+        row=outbox.ROW.name,
+        figure="commits/s, their messages sent",
+        case=outbox.RATE,
+        metric="sustained/s",
+        against=(NO_OUTBOX.name,),
+        bound=0.5,
+        ours=API.name,
+    )
+    yield Goal(
+        row=outbox.ROW.name,
+        figure="answer → task started, p50",
+        case=outbox.DELAY,
+        metric="p50 ms",
+        bound=50.0,
+        is_at_most=True,
+        unit=" ms",
+        ours=API.name,
+    )
+
+
 GOALS: tuple[Goal, ...] = (
     *_enqueue(50, 18, 2.8, 0.85),
     *_enqueue(500, 28, 2.5, 0.85),
@@ -277,4 +369,8 @@ GOALS: tuple[Goal, ...] = (
     *_workflows(),
     *_backlog(),
     *_workers(),
+    *_imports(),
+    *_crud(),
+    *_pages(),
+    *_outbox(),
 )

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stack.bench.broker import Broker
-from stack.bench.contenders import Contender, Running
+from stack.bench.contenders import Contender, Process, Running
+from stack.bench.database import Database
 from stack.bench.store import Store
 from stack.instance import Instance
 
@@ -25,6 +26,7 @@ class Lab:
     instance: Instance
     broker: Broker
     store: Store
+    database: Database
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def queue(self, queue_type: str = "classic", *, declared: bool = True) -> str:
@@ -44,8 +46,8 @@ class Lab:
         with self.start(contender, row, **options) as running:
             return running.answer(_PATIENCE)
 
-    def wait(self, what: Callable[[], bool], running: Running, *, timeout: float = 60.0) -> None:
-        """Wait until something has happened that a program brings about.
+    def wait(self, what: Callable[[], bool], running: Process, *, timeout: float = 60.0) -> None:
+        """Wait until something has happened that a process brings about.
 
         Raises:
             ContenderError: The program ended, or `timeout` seconds have passed.

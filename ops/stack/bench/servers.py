@@ -1,4 +1,4 @@
-"""The servers of a benchmark: RabbitMQ and Redis of its own, configured as `./stack up` configures them.
+"""The servers of a benchmark: PostgreSQL, Redis and RabbitMQ of its own, configured as by `./stack up`.
 
 How it works: an instance in a folder of its own under the state folder, on free ports of loopback. Its lock is
 held as long as the benchmark runs, so that no other command takes it for one that was killed; one that really was
@@ -32,10 +32,9 @@ def started(home: Instance, console: Console) -> Iterator[Instance]:
     instance = Instance.at(home.repository, state, services.PORTS)
     numbers = ports.pick_free(len(services.PORTS))
     environ = {port.variable: str(number) for port, number in zip(services.PORTS, numbers, strict=True)}
-    chosen = (services.REDIS, services.RABBITMQ)
     try:
-        with Board((service.name for service in chosen), console) as board:
-            instance = lifecycle.up(instance, chosen, environ, board)
+        with Board((service.name for service in services.SERVERS), console) as board:
+            instance = lifecycle.up(instance, services.SERVERS, environ, board)
         with lifecycle.exclusive(instance):
             yield instance
     finally:

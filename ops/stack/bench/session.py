@@ -13,6 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stack import environments, folders, locks, processes
 from stack.bench import report, rows, servers
 from stack.bench.broker import Broker
-from stack.bench.contenders import Contender, contender_log
+from stack.bench.contenders import Contender, ContenderError, contender_log
+from stack.bench.database import Database
 from stack.bench.lab import Lab
 from stack.bench.results import Measurement, RowResult, Surroundings
 from stack.bench.row import Row, Scale
@@ -60,7 +62,8 @@ def run(home: Instance, names: Sequence[str], *, is_full: bool, console: Console
         contender_log(contender, home).unlink(missing_ok=True)  # what it holds is of this run
     with servers.started(home, console) as instance, Broker(instance) as broker, Store(instance) as store:
         # Environments and logs are the live instance's, the servers are those just started.
-        lab = Lab(instance=home, broker=broker, store=store)
+        database = Database(replace(home, values=instance.values))
+        lab = Lab(instance=home, broker=broker, store=store, database=database)
         found = _measure(lab, chosen, scale, output / report.FOLDER, console)
     for row, result in zip(chosen, found, strict=True):
         report.show(row, result, console)
@@ -92,11 +95,16 @@ def _measure(lab: Lab, chosen: Sequence[Row], scale: Scale, folder: Path, consol
             begin, surroundings = time.monotonic(), _surroundings(lab, row.contenders, scale)
             measurements: list[Measurement] = []
             progress.update(bar, description=f"{row.name}: starting")
-            with row.standing(lab, scale) as standing:
-                for turn in row.turns(scale):
-                    progress.update(bar, description=f"{row.name}: {turn.contender}, {turn.case}")
-                    measurements += turn.take(lab, standing)
-                    progress.advance(bar)
+            try:
+                with row.standing(lab, scale) as standing:
+                    for turn in row.turns(scale):
+                        progress.update(bar, description=f"{row.name}: {turn.contender}, {turn.case}")
+                        measurements += turn.take(lab, standing)
+                        progress.advance(bar)
+            except ContenderError as error:  # what was to run during the whole row: the other rows are measured
+                measurements.append(
+                    Measurement(contender=row.name, case="start", round=0, values={}, failure=str(error))
+                )
             result = RowResult(
                 row=row.name,
                 surroundings=surroundings,
@@ -119,7 +127,11 @@ def _surroundings(lab: Lab, contenders: Sequence[Contender], scale: Scale) -> Su
             "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}",
             "Python": platform.python_version(),
         },
-        servers={"RabbitMQ": lab.broker.version, "Redis": lab.store.version},
+        servers={
+            "RabbitMQ": lab.broker.version,
+            "Redis": lab.store.version,
+            "PostgreSQL": lab.database.version,
+        },
         versions={contender.name: _versions(contender, lab.instance) for contender in contenders},
         load=os.getloadavg()[0] / (os.cpu_count() or 1),
     )

@@ -1,22 +1,32 @@
 """The benchmark's arithmetic and words: what is compared with what, which goal is reached, and what is shown."""
 
+import base64
+import csv
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from stack import locks
-from stack.bench import report, rows
-from stack.bench.contenders import LIMIT, OURS, PEERS, REFERENCE, ContenderError
+from stack.bench import geonames, product, report, rows, session
+from stack.bench.contenders import API, LIMIT, OURS, PEERS, REFERENCE, ContenderError
 from stack.bench.goals import GOALS, Goal, verdict
 from stack.bench.lab import Lab
 from stack.bench.results import Measurement, RowResult, Surroundings, percentile
 from stack.bench.row import Row, Scale, Turn
+from stack.bench.rows import pages
+from stack.bench.rows.bare import fingerprint, write_cursor
 from stack.bench.store import commands
 from stack.errors import UsageError
+from stack.servers.projects import ROOTS
 
 ROOT = Path(__file__).parents[3]
 SURROUNDINGS = Surroundings(
@@ -110,6 +120,20 @@ def test_the_best_peer_is_the_one_to_beat() -> None:
     assert (leanest.value, leanest.versus) == (6.0, "best peer: taskiq (aio-pika)")
 
 
+def test_a_figure_is_compared_with_another_one_of_the_same_contender() -> None:
+    far, first = pages.case("name", "far"), pages.case("name", "first")
+    found = [
+        Measurement(contender=API.name, case=case, round=number, values={"p99 ms": value})
+        for number, (near, distant) in enumerate([(2.0, 2.4), (4.0, 4.8), (3.0, 9.0)])
+        for case, value in ((first, near), (far, distant))
+    ]
+    results = {"pages": RowResult(row="pages", surroundings=SURROUNDINGS, measurements=found)}
+    (one,) = (one for one in GOALS if one.case == far)
+    found_verdict = verdict(one, results)
+    assert (found_verdict.value, found_verdict.words) == (1.2, "reached")
+    assert found_verdict.versus == f"itself: {first}"
+
+
 def test_every_goal_is_about_something_that_is_measured() -> None:
     known = {row.name: row for row in rows.ROWS}
     for one in GOALS:
@@ -120,7 +144,7 @@ def test_every_goal_is_about_something_that_is_measured() -> None:
         shown = {contender.name for contender in row.contenders} | {
             turn.contender for turn in row.turns(Scale(is_full=True))
         }
-        assert set(one.against) <= shown, one.figure
+        assert {one.ours, *one.against} <= shown, one.figure
 
 
 @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
@@ -198,7 +222,7 @@ def test_redis_commands_are_counted_without_our_own() -> None:
 def test_every_contender_has_a_program_requirements_and_a_lock() -> None:
     folders = {path.name for path in (ROOT / "benchmarks/contenders").iterdir() if path.is_dir()}
     used = {contender.folder for row in rows.ROWS for contender in row.contenders}
-    assert folders == used
+    assert folders == used - set(ROOTS), "the projects lie elsewhere, and take part as they are"
     locked = {Path(lock.path).parent for lock in locks.BENCHMARKS}
     assert locked == {Path("benchmarks/contenders") / name for name in folders} | {Path("benchmarks/plots")}
     for name in folders:
@@ -211,3 +235,58 @@ def test_reported_versions_are_of_packages_that_are_locked() -> None:
         (lock,) = contender.environment.locks
         pinned = {pin.partition("==")[0] for pin in locks.pins((ROOT / lock).read_text())}
         assert set(contender.packages) <= pinned, contender.name
+
+
+def test_a_cursor_is_moved_to_another_place_of_its_list() -> None:
+    """As app/database/keyset.py writes them: eight bytes for the list, then the place as JSON."""
+    listed = bytes(range(8))
+    first = write_cursor(listed, ["Ölüdeniz", 307654])
+    assert fingerprint(first) == listed
+    assert base64.urlsafe_b64decode(first + "=" * (-len(first) % 4))[8:] == b'["\\u00d6l\\u00fcdeniz", 307654]'
+    assert "=" not in first
+
+
+def test_a_row_that_cannot_start_is_a_failure_of_that_row_alone(tmp_path: Path) -> None:
+    @contextmanager
+    def refuse(*_: object) -> Iterator[dict[str, str]]:
+        raise ContenderError("project-api was not ready")
+        yield {}
+
+    def act(*_: object) -> Iterator[tuple[str, dict[str, float]]]:
+        yield "all", {"tasks/s": 1.0}
+
+    def turns(_: Scale) -> list[Turn]:
+        return [Turn(contender="c", case="all", round=0, act=act)]
+
+    good = replace(rows.ROWS[0], contenders=(), turns=turns)
+    bad = replace(good, name="bad", standing=refuse)
+    version = SimpleNamespace(version="1")
+    servers: Any = SimpleNamespace(broker=version, store=version, database=version, instance=None)
+    console = Console(file=io.StringIO())
+    failed, measured = session._measure(servers, [bad, good], Scale(is_full=False), tmp_path, console)
+    assert [(one.case, one.failure) for one in failed.failures()] == [("start", "project-api was not ready")]
+    assert not measured.failures()
+    assert RowResult.read(tmp_path / "bad.json") == failed
+
+
+def test_synthetic_cities_are_whole_rows_of_a_file(tmp_path: Path) -> None:
+    geonames.write_synthetic(tmp_path / "cities.csv", 20_000)
+    with (tmp_path / "cities.csv").open(newline="") as file:
+        cities = list(csv.DictReader(file))
+    assert [int(city["geonameid"]) for city in cities] == list(range(1, 20_001))
+    assert all(
+        -90 <= float(city["latitude"]) <= 90 and -180 <= float(city["longitude"]) <= 180 for city in cities
+    )
+    assert {city["country_code"] for city in cities} == {"FR"}
+
+
+def test_memory_is_that_of_the_largest_process_of_a_tree() -> None:
+    code = "import sys; held = bytearray(64 << 20); print(len(held), flush=True); sys.stdin.read()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 64 << 20 < product.peak_memory(process.pid) < 128 << 20
+        process.communicate()

@@ -2,17 +2,20 @@
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from stack import environments
 from stack.bench import contenders
 from stack.bench.contenders import Contender, ContenderError, Running
 from stack.errors import StackError
@@ -97,17 +100,44 @@ def test_another_state_of_our_library_is_a_path_of_our_contender_alone(
         running(instance, code)
 
 
+def test_a_project_takes_part_in_its_own_environment_and_with_a_log_of_its_own(instance: Instance) -> None:
+    """A benchmark deletes its contenders' logs: those of the stack that is up must not be among them."""
+    assert contenders.API.environment == environments.of_project("project-api")
+    assert contenders.contender_log(contenders.API, instance) == instance.log("bench-project-api")
+    assert contenders.contender_log(FAKE, instance) == instance.log("bench-fake")
+
+
+def test_what_a_process_prints_is_logged_when_nobody_talks_with_it(instance: Instance, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import os; print('it is', os.environ['WHAT'], os.getcwd())"]
+    environ = {"WHAT": "ready"}
+    with contenders.Process(FAKE, words, instance, directory=tmp_path, environ=environ) as process:
+        deadline = time.monotonic() + 10
+        while not process.has_ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert str(process.error("said")) == f"fake said: it is ready {tmp_path}"
+
+
 @pytest.fixture
 def protocol(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module on every contender's path; it is no package of this project's."""
-    path = ROOT / "benchmarks/protocol/bench_protocol.py"
-    spec = importlib.util.spec_from_file_location("bench_protocol", path)
+    yield module("bench_protocol", ROOT / "benchmarks/protocol/bench_protocol.py", monkeypatch)
+
+
+@pytest.fixture
+def load(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The load generator of the HTTP rows."""
+    return module("load", ROOT / "benchmarks/contenders/limits/load.py", monkeypatch)
+
+
+def module(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a file, and let others find it while the test runs."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_protocol", module)
-    spec.loader.exec_module(module)
-    yield module
+    made = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, made)
+    spec.loader.exec_module(made)
+    return made
 
 
 def test_sends_are_counted_until_the_last_has_ended(protocol: Any) -> None:
@@ -178,3 +208,33 @@ def test_a_command_is_found_again_after_a_framework_took_over(
     monkeypatch.setattr(sys, "argv", ["celery", "-A", "contender"])
     monkeypatch.setenv("BENCH_COMMAND", json.dumps({"row": "worker", "queue": "q", "unknown": 1}))
     assert (protocol.command().row, protocol.command().queue) == ("worker", "q")
+
+
+def test_each_request_carries_the_next_number_and_the_length_stays(protocol: Any, load: Any) -> None:
+    asked = protocol.Command(row="load", port=80, body='{"id": NUMBER}', first=998)
+    requests = list(itertools.islice(load._requests(asked, "/v1/cities"), 2))
+    assert [request.partition(b"\r\n\r\n")[2] for request in requests] == [b'{"id": 998}', b'{"id": 999}']
+    assert all(b"POST /v1/cities HTTP/1.1\r\n" in one and b"Content-Length: 11\r\n" in one for one in requests)
+    same = load._requests(protocol.Command(row="load", port=80), "/v1/cities/1")
+    assert next(same) == next(same) == b"GET /v1/cities/1 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_same", "refused"),
+    [
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na"] * 3, True, 0),
+        ([b"HTTP/1.1 503 Busy\r\ncontent-length: 1\r\n\r\na"], True, 1),
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n%c" % one for one in b"aba"], True, 1),
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n%c" % one for one in b"aba"], False, 0),
+        ([b"HTTP/1.1 200 OK\r\ncontent-le", b"ngth: 2\r\n\r\na", b"b"], True, 0),
+    ],
+)
+def test_an_answer_counts_when_it_is_what_is_expected(
+    load: Any, answers: list[bytes], is_same: bool, refused: int
+) -> None:
+    client = load._Client(itertools.repeat(b""), 200, is_same=is_same)
+    client.transport = SimpleNamespace(write=lambda _: None)
+    for answer in answers:
+        client.data_received(answer)
+    whole = sum(b"HTTP/1.1" in answer for answer in answers)
+    assert (client.refused, len(client.latencies)) == (refused, whole - refused)

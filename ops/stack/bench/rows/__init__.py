@@ -4,7 +4,19 @@ What belongs here: the table of rows. A new row is a module and an entry.
 """
 
 from stack.bench.row import Row
-from stack.bench.rows import backlog, enqueue, http, round_trip, waiters, workers, workflows
+from stack.bench.rows import (
+    backlog,
+    crud,
+    enqueue,
+    http,
+    imports,
+    outbox,
+    pages,
+    round_trip,
+    waiters,
+    workers,
+    workflows,
+)
 from stack.errors import UsageError
 
 ROWS: tuple[Row, ...] = (
@@ -15,6 +27,10 @@ ROWS: tuple[Row, ...] = (
     workflows.ROW,
     backlog.ROW,
     workers.ROW,
+    imports.ROW,
+    crud.ROW,
+    pages.ROW,
+    outbox.ROW,
 )
 
 

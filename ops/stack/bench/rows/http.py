@@ -19,6 +19,7 @@ from stack.bench.row import Column, Found, Row, Scale, Standing, Table, Turn
 
 CASE = "POST -> 202"
 _CONNECTIONS = 50
+_BODY = '{"multiplicand": 6, "multiplier": 7}'
 _CONTENDERS = (REFERENCE, THREAD_POOL, OURS, EMPTY)
 
 
@@ -39,7 +40,7 @@ def _turns(scale: Scale) -> list[Turn]:
 def _act(lab: Lab, standing: Standing, *, contender: Contender, seconds: float) -> Found:
     port, _, queue = standing[contender.name].partition(" ")
     lab.broker.empty(queue)
-    answer = lab.ask(LIMIT, "load", port=int(port), levels=(_CONNECTIONS,), seconds=seconds)
+    answer = lab.ask(LIMIT, "load", port=int(port), body=_BODY, levels=(_CONNECTIONS,), seconds=seconds)
     if answer["refused"]:
         raise ContenderError(f"{answer['refused']} requests were not answered with 202")
     lab.broker.require(queue, 0 if contender is EMPTY else answer["total"])
