@@ -250,7 +250,7 @@ def _start_one(
     if ended:
         board.report(service.name, "starting")
         if service.programs[-1] in ended:  # the main one: its data is not touched while it runs
-            service.prepare(instance)
+            service.prepare(instance, cancelled)
         for program in ended:
             supervisor.start(program.name)
     deadline = time.monotonic() + service.health_deadline

@@ -18,7 +18,7 @@ from stack.errors import StackError
 from stack.instance import Instance
 
 PROJECTS = ("project-api", "project-worker")
-_LIBRARIES = ("libs/async-celery", "libs/project-contracts")
+_LIBRARIES = ("libs/async-celery", "libs/project-contracts", "libs/project-database")
 _API, _WORKER = (f"{project}/requirements.lock" for project in PROJECTS)
 _OPS, _DEV = "ops/requirements.lock", "requirements-dev.lock"
 
@@ -57,6 +57,8 @@ BENCHMARKS = (
     # Each peer in its newest version, which may need another redis-py than ours: constrained by nothing.
     *(_of_benchmark(f"contenders/{name}") for name in ("taskiq", "aio_celery", "dramatiq", "aiormq", "arq")),
     _of_benchmark("contenders/limits", constraints=(_API,)),
+    # The web framework, the driver and the data in the versions that the projects run.
+    _of_benchmark("contenders/postgres", constraints=(_API, _WORKER)),
     _of_benchmark("plots"),
 )
 """The locks of `./stack bench`: every contender runs in an environment of its own."""

@@ -7,6 +7,7 @@ however it is started; its programs say how it is started natively.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from stack.instance import Instance
 from stack.ports import Port
@@ -61,8 +62,8 @@ class Service:
     """One service of the system.
 
     `health` raises `UnhealthyError` until the service does its work; `health_deadline` is how long `up` waits for
-    it, in seconds. `prepare` makes its data folder and configuration before it starts. `venv` names the
-    Python environment that it runs in.
+    it, in seconds. `prepare` makes its data folder and configuration, or the schema it needs, before it starts;
+    its event is set when the user gives up. `venv` names the Python environment that it runs in.
     """
 
     name: str
@@ -74,5 +75,5 @@ class Service:
     needs: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
     venv: str | None = None
-    prepare: Callable[[Instance], None] = lambda _: None
+    prepare: Callable[[Instance, Event], None] = lambda _, __: None
     links: tuple[Link, ...] = ()

@@ -15,7 +15,7 @@ from stack.ports import Port
 from stack.servers import postgres, projects, rabbitmq, redis
 from stack.service import Link, Package, Program, Service
 
-# The database. Today the API's readiness check is its only user; the data endpoints come later.
+# The database: the API's rows, and what the worker imports into it.
 POSTGRES = Service(
     name="postgres",
     description="PostgreSQL, the database",
@@ -129,7 +129,7 @@ PROJECT_WORKER = Service(
         ),
     ),
     venv="project-worker",
-    needs=("redis", "rabbitmq"),
+    needs=("postgres", "redis", "rabbitmq"),
     health=projects.check_worker,
     health_deadline=60,
 )
@@ -137,6 +137,7 @@ PROJECT_WORKER = Service(
 PROJECT_API = Service(
     name="project-api",
     description="the FastAPI application",
+    prepare=projects.migrate,
     ports=(Port(variable="API_PORT", default=5000, purpose="the API"),),
     programs=(
         Program(

@@ -9,6 +9,7 @@ What belongs here: everything native about PostgreSQL.
 import shutil
 import subprocess
 from pathlib import Path
+from threading import Event
 
 from stack import folders, health
 from stack.errors import MachineNotReadyError, StackError
@@ -27,7 +28,7 @@ def find() -> Path | None:
     return Path(on_path).resolve() if on_path else None
 
 
-def prepare(instance: Instance) -> None:
+def prepare(instance: Instance, _: Event) -> None:
     """Make the database cluster when there is none, and write the configuration."""
     folders.make_owned(instance.data("postgres"), USER)
     folders.make_owned(instance.config("postgres"), USER)

@@ -7,10 +7,12 @@ plain processes under the supervisor, without a reloader as their parent.
 What belongs here: command lines of our own programs. Their dependencies are in `environments.py`.
 """
 
+import os
 import sys
 from pathlib import Path
+from threading import Event
 
-from stack import health
+from stack import health, processes
 from stack.instance import Instance
 
 QUEUE = "project-worker"
@@ -25,10 +27,28 @@ DEAD_LETTERS = "dead-letters.inbox"
 ROOTS = {"project-api": Path("project-api/project-api"), "project-worker": Path("project-worker/project-worker")}
 """Each project's import root, in the repository."""
 
-LIBRARIES = (Path("libs/async-celery/src"), Path("libs/project-contracts/src"))
+LIBRARIES = tuple(Path(f"libs/{name}/src") for name in ("async-celery", "project-contracts", "project-database"))
 """Import roots of the libraries that both projects use."""
 
 _DRAIN = 10  # s that a request or task gets to finish; then the API closes, and the broker redelivers the task
+
+
+def migrate(instance: Instance, cancelled: Event) -> None:
+    """Bring the database's schema up to the code's, before the API serves it.
+
+    Raises:
+        StackError: A migration failed; holds its last lines.
+        GivenUpError: The user gave up.
+    """
+    python = instance.venv("project-api") / "bin" / "python"
+    configuration = instance.repository / "project-api" / "alembic.ini"
+    processes.run(
+        [str(python), "-m", "alembic", "-c", str(configuration), "upgrade", "head"],
+        log=instance.log("migrations"),
+        cancelled=cancelled,
+        what="bringing the database's schema up to date",
+        environ={**os.environ, **environment(instance)},
+    )
 
 
 def api_command(instance: Instance) -> list[str]:

@@ -12,6 +12,7 @@ What belongs here: everything native about RabbitMQ.
 import re
 import shutil
 from pathlib import Path
+from threading import Event
 
 from stack import folders, health
 from stack.instance import Instance
@@ -49,7 +50,7 @@ def erlang_version(epmd: Path) -> str | None:
     return None
 
 
-def prepare(instance: Instance) -> None:
+def prepare(instance: Instance, _: Event) -> None:
     """Make the data folder and write the configuration."""
     home, config = instance.data("rabbitmq"), instance.config("rabbitmq")
     if home.exists() and not (home / _INITIALISED).exists():

@@ -5,6 +5,7 @@ What belongs here: everything native about Redis.
 
 import shutil
 from pathlib import Path
+from threading import Event
 
 from stack import folders
 from stack.instance import Instance
@@ -18,7 +19,7 @@ def find() -> Path | None:
     return Path(program) if program else None
 
 
-def prepare(instance: Instance) -> None:
+def prepare(instance: Instance, _: Event) -> None:
     """Make the data folder and write the configuration."""
     folders.make_owned(instance.data("redis"), USER)
     folders.make_owned(instance.config("redis"), USER)

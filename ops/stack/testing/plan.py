@@ -59,6 +59,13 @@ SUITES = (
         needs_servers=False,
     ),
     Suite(
+        name="database",
+        folder=Path("libs/project-database"),
+        source=Path("src"),
+        environment=WORKER,
+        needs_servers=True,
+    ),
+    Suite(
         name="async-celery",
         folder=Path("libs/async-celery"),
         source=Path("src"),

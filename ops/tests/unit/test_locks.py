@@ -29,7 +29,7 @@ def test_requirements_txt_names_the_locks_versions_and_our_libraries(project: st
     text = (folder / "requirements.txt").read_text()
     assert text == locks.without_hashes((folder / "requirements.lock").read_text()), "run ./stack lock"
     folders = [line for line in text.splitlines() if line.startswith("../")]
-    assert len(folders) == 2
+    assert len(folders) == 3
     assert all((folder / line / "pyproject.toml").is_file() for line in folders)
 
 

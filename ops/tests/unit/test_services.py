@@ -92,4 +92,4 @@ def test_by_name_keeps_the_tables_order_and_lists_names_when_wrong() -> None:
 
 def test_with_needs_adds_what_is_needed_and_nothing_else() -> None:
     names = [service.name for service in services.with_needs(services.by_name(["project-worker"]))]
-    assert names == ["redis", "rabbitmq", "project-worker"]
+    assert names == ["postgres", "redis", "rabbitmq", "project-worker"]
