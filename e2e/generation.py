@@ -39,6 +39,7 @@ def filter_case(context: Any, case: "schemathesis.Case[Any]") -> bool:
         or _has_integral_float(dict(case.path_parameters or {}))
         or _has_too_many_digits(body)
         or _takes_too_long(body)
+        or _has_a_blank_name(body)
         or _names_no_timezone(body)
         or _names_no_timezone(query)
         or _searches_for_nothing(query)
@@ -77,6 +78,15 @@ def _takes_too_long(body: Any) -> bool:
     # A chain of 1000 tasks takes 20 s; workflows of that size have a test of their own (test_2_tasks.py).
     limit = 100 if float(os.environ.get("FAULT_SCALE", "0")) else 30
     return isinstance(body, dict) and type(body.get("n")) is int and limit < body["n"] <= 1000
+
+
+def _has_a_blank_name(body: Any) -> bool:
+    # Surrounding spaces are no part of a name, of whichever kind they are, and then nothing may be left.
+    if not isinstance(body, dict):
+        return False
+    others = body.get("alternate_names")
+    names = [body.get("name"), body.get("capital"), *(others if isinstance(others, list) else ())]
+    return any(isinstance(name, str) and not name.strip() for name in names)
 
 
 def _names_no_timezone(values: Any) -> bool:

@@ -52,6 +52,8 @@ def test_the_api_keeps_what_its_openapi_text_promises(left_alone: Clone, tmp_pat
     api = stack.program("api:app").pid
     # DELETE /v1/tasks/{id} cancels; what is cancelled can still be read, by design: no `use_after_free`.
     options = f"--checks all --exclude-checks use_after_free --mode all --max-examples {EXAMPLES}"
+    # Half of the keys that it makes are null, which is no header (`generation.py`).
+    options += " --suppress-health-check=filter_too_much"
     command = f"st --config-file {HERE}/schemathesis.toml run {stack.url}/openapi.json {options}"
     result = subprocess.run(
         shlex.split(f"{Path(sys.executable).parent}/{command}"),
@@ -60,7 +62,7 @@ def test_the_api_keeps_what_its_openapi_text_promises(left_alone: Clone, tmp_pat
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=1500 if EXAMPLES == 100 else 300,
+        timeout=1500 if EXAMPLES == 100 else 600,
         check=False,
     )
     lived = stack.program("api:app").pid == api
