@@ -130,8 +130,7 @@ def test_an_upload_that_trickles_is_given_up(strict: Api) -> None:
                 continue
         else:
             pytest.fail("it went on for 10 s")
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"it takes longer than 2 s" in answer
+    assert answer.startswith(b"HTTP/1.1 408 ")  # and not for a pause: there was none of a second
     assert re.search(rb"\r\nconnection: close\r\n", answer, re.IGNORECASE)
     assert_nothing_is_kept()
 
