@@ -198,19 +198,22 @@ class WorkerProcess:
         return self.wait(timeout)
 
     def lose_connection(self) -> None:
-        """Have RabbitMQ close its connections, and wait until it has."""
+        """Have RabbitMQ close its connections, and wait until it has connected anew."""
         vhost = self.settings.broker.rpartition("/")[2]
+        logged = len(self.text)
+        closed: set[str] = set()
 
-        def closed() -> bool:
-            # RabbitMQ lists connections some seconds late.
+        def connected_anew() -> bool:
+            # RabbitMQ lists connections some seconds late, each one on its own: close those that come later too.
             connections = json.loads(management("GET", f"/vhosts/{vhost}/connections"))
-            names = [c["name"] for c in connections if c.get("client_properties", {}).get("product") == "py-amqp"]
-            for name in names:
+            names = {c["name"] for c in connections if c.get("client_properties", {}).get("product") == "py-amqp"}
+            for name in names - closed:
                 with suppress(HTTPError):
                     management("DELETE", f"/connections/{quote(name, safe='')}")
-            return bool(names)
+                    closed.add(name)
+            return "Connected to" in self.text[logged:]
 
-        wait_until(closed, 15, what="RabbitMQ's list of connections")
+        wait_until(connected_anew, 40, what="a new connection")
 
     def close(self) -> None:
         """End all of it, whatever state it is in."""
