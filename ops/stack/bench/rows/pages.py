@@ -23,7 +23,7 @@ from stack.bench.rows.bare import bare, fingerprint, write_cursor
 SORTS = ("geonameid", "name", "-population")
 _DATABASE = "bench_pages"
 _LIMIT = 50
-_OFFSET_SHARE = 10
+_OFFSET_SHARE = 50
 """OFFSET's far page takes so long that it is asked for that many times less often."""
 _CONTENDERS = (API, BARE)
 
