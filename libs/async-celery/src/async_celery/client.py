@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from async_celery.errors import TransportError
 from async_celery.handle import GroupHandle, Link, TaskHandle
 from async_celery.history import HistoryFilter, HistoryPage, read_page
+from async_celery.observation import NOBODY, Observer, guarded
 from async_celery.publisher import AmqpBroker
 from async_celery.recording import CeleryRecorder
 from async_celery.results import RedisBackend
+from async_celery.spans import Sending, Tracer
 from async_celery.task_ids import TaskIds
 from async_celery.threads import ThreadsBackend, ThreadsBroker
-from async_celery.types import Backend, Broker, NodeKind, Recorder, TaskMessage, TaskState
+from async_celery.types import Backend, Broker, NodeKind, Recorder, Recording, TaskMessage, TaskState
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -57,6 +59,8 @@ class AsyncCelery:
         task_deadline: float = 3600.0,
         max_in_flight: int = 1000,
         max_threads: int = 16,
+        observer: Observer = NOBODY,
+        tracer: Tracer | None = None,
     ) -> None:
         """Take a configured Celery app; it is read, never changed, and opens no connection.
 
@@ -69,6 +73,8 @@ class AsyncCelery:
             max_in_flight: how many messages an AMQP broker may have unconfirmed; further sends wait.
             max_threads: for other brokers and backends, how many calls to each are under way at once. A thread
                 more is also one more to compete with the loop for the interpreter.
+            observer: is told what happens, for whoever measures; see `observation.py`.
+            tracer: makes spans of it, for whoever traces; see `spans.py`.
 
         Raises:
             ValueError: a setting without which a promise of this library does not hold, or a URL that it cannot
@@ -81,22 +87,33 @@ class AsyncCelery:
                 "a result could be gone while its task still counts as queued; raise the one or lower the other"
             )
         ids = TaskIds(task_id_key)
+        observer = guarded(observer)
         if not celery_app.conf.result_backend:
             raise ValueError("the Celery app keeps no results: set result_backend, to a redis:// URL for example")
         backend: Backend
         if _scheme(celery_app.conf.result_backend) in _REDIS:
-            backend = RedisBackend(celery_app, ids=ids, backend_timeout=backend_timeout)
+            backend = RedisBackend(celery_app, ids=ids, backend_timeout=backend_timeout, observer=observer)
         else:
-            backend = ThreadsBackend(celery_app, backend_timeout=backend_timeout, max_threads=max_threads)
+            backend = ThreadsBackend(
+                celery_app, backend_timeout=backend_timeout, max_threads=max_threads, observer=observer
+            )
         recorder = CeleryRecorder(celery_app, new_child_id=ids.child)
         broker: Broker
         if _scheme(celery_app.conf.broker_write_url or celery_app.conf.broker_url) in _AMQP:
             broker = AmqpBroker(
-                celery_app, recorder=recorder, publish_timeout=publish_timeout, max_in_flight=max_in_flight
+                celery_app,
+                recorder=recorder,
+                publish_timeout=publish_timeout,
+                max_in_flight=max_in_flight,
+                observer=observer,
             )
         else:
             broker = ThreadsBroker(
-                celery_app, recorder=recorder, publish_timeout=publish_timeout, max_threads=max_threads
+                celery_app,
+                recorder=recorder,
+                publish_timeout=publish_timeout,
+                max_threads=max_threads,
+                observer=observer,
             )
         self._assemble(
             ids=ids,
@@ -104,15 +121,25 @@ class AsyncCelery:
             broker=broker,
             backend=backend,
             task_deadline=task_deadline,
+            observer=observer,
+            tracer=tracer,
         )
 
     def _assemble(
-        self, *, ids: TaskIds, recorder: Recorder, broker: Broker, backend: Backend, task_deadline: float
+        self,
+        *,
+        ids: TaskIds,
+        recorder: Recorder,
+        broker: Broker,
+        backend: Backend,
+        task_deadline: float,
+        observer: Observer,
+        tracer: Tracer | None,
     ) -> None:
         """Take the parts; `testing.FakeCelery` brings others."""
         self._ids = ids
         self._recorder = recorder
-        self._link = Link(broker, backend, task_deadline)
+        self._link = Link(broker, backend, task_deadline, observer, tracer)
         self._closed = False
         self._submitting = 0
         self._none_submitting = asyncio.Event()
@@ -231,31 +258,36 @@ class AsyncCelery:
             raise ValueError(f"priority must be within [0, {_MAX_PRIORITY}], got {priority}")
         if task_id is None:
             task_id = self._ids.new(accepted_at)
-        broker, backend, _ = self._link
+        broker, backend, *_, tracer = self._link
         # Before the send: what finishes at once is not missed.
         expectation = backend.expect()
-        await broker.publish(
-            TaskMessage(
-                task_id,
-                name,
-                args,
-                kwargs or _NOTHING,
-                queue,
-                serializer,
-                lifetime,
-                # A delayed message passes through queues whose own clocks an expiration would cut short.
-                expires is not None and countdown is None,
-                countdown,
-                priority,
-                headers or _NOTHING,
-            )
+        message = TaskMessage(
+            task_id,
+            name,
+            args,
+            kwargs or _NOTHING,
+            queue,
+            serializer,
+            lifetime,
+            # A delayed message passes through queues whose own clocks an expiration would cut short.
+            expires is not None and countdown is None,
+            countdown,
+            priority,
+            headers or _NOTHING,
         )
+        if tracer is None:
+            await broker.publish(message)
+        else:
+            sending = Sending(name, task_id, task_id, queue, 1, message.headers)
+            with tracer.sending(sending) as added:
+                await broker.publish(message._replace(headers={**message.headers, **added}))
         return TaskHandle(
             task_id,
             self._link,
             result_type or _unchanged,
             accepted_at,
             is_known=True,
+            name=name,
             expectation=expectation,
         )
 
@@ -335,9 +367,13 @@ class AsyncCelery:
                 accepted_at=accepted_at,
                 deadline=accepted_at + timedelta(seconds=lifetime),
             )
-            # What its tasks and its readers need is stored before the first of it can run.
-            await self._link.backend.save(workflow_id, recording.record, recording.calls)
-            await self._link.broker.publish_all(recording.publications)
+            if self._link.tracer is None:
+                await self._send(workflow_id, recording)
+            else:
+                with self._link.tracer.sending(_sending(workflow_id, recording)) as added:
+                    for publication in recording.publications:
+                        publication.options["headers"].update(added)
+                    await self._send(workflow_id, recording)
         convert = result_type or _unchanged
         return TaskHandle(
             workflow_id,
@@ -345,9 +381,15 @@ class AsyncCelery:
             _each(convert) if canvas.get("subtask_type") == NodeKind.GROUP else convert,
             accepted_at.timestamp(),
             is_known=True,
+            name=recording.record.tree.name,
             record=recording.record,
             expectation=expectation,
         )
+
+    async def _send(self, workflow_id: str, recording: Recording) -> None:
+        """Send a workflow. What its tasks and its readers need is stored before the first of it can run."""
+        await self._link.backend.save(workflow_id, recording.record, recording.calls)
+        await self._link.broker.publish_all(recording.publications)
 
     @overload
     def handle(self, task_id: str, result_type: None = ...) -> TaskHandle[Any]: ...
@@ -487,6 +529,19 @@ def _seconds(expires: timedelta | float | None) -> float:
     """Read Celery's `result_expires`, where 0 and None mean never."""
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
     return seconds or math.inf
+
+
+def _sending(workflow_id: str, recording: Recording) -> Sending:
+    publications = recording.publications
+    queues = {publication.options["routing_key"] for publication in publications}
+    return Sending(
+        recording.record.tree.name,
+        workflow_id,
+        workflow_id,
+        queues.pop() if len(queues) == 1 else None,
+        len(publications),
+        _NOTHING,
+    )
 
 
 def _unchanged(value: Any) -> Any:

@@ -26,6 +26,8 @@ from async_celery.errors import (
     TaskNotFound,
     TaskRevoked,
 )
+from async_celery.observation import Observer, RevokeReason, WaitOutcome
+from async_celery.spans import Tracer
 from async_celery.status import is_stuck, task_at_fault, task_status, workflow_status
 from async_celery.types import (
     Backend,
@@ -55,12 +57,24 @@ class Link(NamedTuple):
     broker: Broker
     backend: Backend
     task_deadline: float  # s after acceptance
+    observer: Observer
+    tracer: Tracer | None
 
 
 class TaskHandle(Generic[R]):
     """One accepted task or workflow; made by `AsyncCelery`. It holds no connection and needs no closing."""
 
-    __slots__ = ("__weakref__", "_accepted_at", "_convert", "_expectation", "_is_known", "_link", "_record", "id")
+    __slots__ = (
+        "__weakref__",
+        "_accepted_at",
+        "_convert",
+        "_expectation",
+        "_is_known",
+        "_link",
+        "_name",
+        "_record",
+        "id",
+    )
 
     def __init__(
         self,
@@ -70,6 +84,7 @@ class TaskHandle(Generic[R]):
         accepted_at: float | None,
         *,
         is_known: bool,
+        name: str | None = None,
         record: TaskRecord | None = None,
         expectation: Expectation | None = None,
     ) -> None:
@@ -81,6 +96,7 @@ class TaskHandle(Generic[R]):
             convert: called with the JSON result.
             accepted_at: when it was accepted, in s since 1970; None when the id does not say.
             is_known: whether it is known that there is no other record than `record`.
+            name: the task's, or what kind of workflow it is; None when only its results say.
             record: of a workflow.
             expectation: from before it was sent, by this client.
         """
@@ -89,6 +105,7 @@ class TaskHandle(Generic[R]):
         self._convert = convert
         self._accepted_at = accepted_at
         self._is_known = is_known
+        self._name = name
         self._record = record
         self._expectation = expectation
 
@@ -143,6 +160,50 @@ class TaskHandle(Generic[R]):
             TaskRevoked: it was cancelled, or expired before it started.
             TaskNotFound, TaskExpired: as for `status`.
         """
+        tracer = self._link.tracer
+        if tracer is None:
+            return await self._observed_result(timeout, on_timeout)
+        with tracer.waiting(self._name, self.id):
+            return await self._observed_result(timeout, on_timeout)
+
+    async def _observed_result(
+        self,
+        timeout: float,  # noqa: ASYNC109 (as for `result`)
+        on_timeout: OnTimeout,
+    ) -> R:
+        """Do as `result` says, and tell the observer."""
+        observer = self._link.observer
+        observer.wait_began()
+        started, started_at = time.perf_counter(), time.time()
+        outcome = WaitOutcome.ABANDONED
+        try:
+            status = await self._ending(timeout, on_timeout)
+            outcome = _WAIT_OUTCOMES[status.state]
+            self._name = self._name or status.name
+            if status.finished_at is not None:
+                observer.delivered(
+                    self._name, max(0.0, time.time() - max(started_at, status.finished_at.timestamp()))
+                )
+        except ResultTimeout:
+            outcome = WaitOutcome.TIMEOUT
+            raise
+        except (TaskNotFound, TaskExpired):
+            outcome = WaitOutcome.UNKNOWN
+            raise
+        finally:
+            observer.wait_ended(self._name, outcome, time.perf_counter() - started)
+        return self._unwrap(status)
+
+    async def _ending(
+        self,
+        timeout: float,  # noqa: ASYNC109 (as for `result`)
+        on_timeout: OnTimeout,
+    ) -> TaskStatus:
+        """Wait for a final status and return it; do about a timeout what is to be done.
+
+        Raises:
+            ResultTimeout, TaskNotFound, TaskExpired: as for `result`.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         latest = await self._wait(self._at_most(timeout))
@@ -160,7 +221,7 @@ class TaskHandle(Generic[R]):
                 break
             latest = await self._wait(self._at_most(left)) or latest
         if latest and latest.state.is_final:
-            return self._unwrap(latest)
+            return latest
         revoked = False
         if on_timeout is OnTimeout.REVOKE:
             # The caller learns from `revoked` when nobody can promise it.
@@ -169,6 +230,8 @@ class TaskHandle(Generic[R]):
                 within = None if answers else 0
                 await self._revoke(self._unfinished(latest), terminate=True, within=within)
                 revoked = True
+                name = self._name or (latest.name if latest else None)
+                self._link.observer.revoked(name, RevokeReason.TIMEOUT)
         state = latest.state if latest else TaskState.QUEUED
         raise ResultTimeout(task_id=self.id, state=state, timeout=timeout, revoked=revoked)
 
@@ -213,9 +276,11 @@ class TaskHandle(Generic[R]):
             PublishError: only from other backends than Redis, which have none: the workers could not be told.
             TaskNotFound, TaskExpired: as for `status`.
         """
-        unfinished = self._unfinished(await self.status())
+        status = await self.status()
+        unfinished = self._unfinished(status)
         if unfinished:
             await self._revoke(unfinished, terminate=terminate)
+            self._link.observer.revoked(self._name or status.name, RevokeReason.CANCEL)
         return bool(unfinished)
 
     async def noted_times(self) -> dict[str, float]:
@@ -295,7 +360,7 @@ class TaskHandle(Generic[R]):
         Raises:
             BackendError, PublishError: nobody can promise it.
         """
-        broker, backend, _ = self._link
+        broker, backend, *_ = self._link
         try:
             async with asyncio.timeout(within):
                 # The workflow's own id goes for what its tasks may start: all of it has that for its root.
@@ -376,6 +441,12 @@ class TaskHandle(Generic[R]):
 # As Celery spells them; the last two are endings without a result.
 _ENDINGS = {TaskState.FAILURE, TaskState.REVOKED, "REJECTED", "IGNORED"}
 _FINAL = {TaskState.SUCCESS, *_ENDINGS}
+
+_WAIT_OUTCOMES = {
+    TaskState.SUCCESS: WaitOutcome.SUCCESS,
+    TaskState.FAILURE: WaitOutcome.FAILURE,
+    TaskState.REVOKED: WaitOutcome.REVOKED,
+}
 
 GroupHandle: TypeAlias = TaskHandle[list[R]]
 """The handle of a group: its result is the list of its members' results, in their order."""

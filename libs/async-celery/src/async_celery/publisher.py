@@ -31,6 +31,7 @@ from async_celery.backoff import Backoff
 from async_celery.endpoints import endpoints_of
 from async_celery.errors import Blocked, PublishError, PublishTimeout, TransportError
 from async_celery.message import Encoded, Encoder
+from async_celery.observation import NOBODY, Observer, PublishOutcome
 from async_celery.recording import CeleryRecorder
 from async_celery.session import Letter, Session
 from async_celery.types import Publication, TaskMessage
@@ -57,6 +58,7 @@ class AmqpBroker:
         max_waiting: int = 4000,
         max_message_bytes: int = 15 << 20,
         reconnect: Backoff = RECONNECT,
+        observer: Observer = NOBODY,
     ) -> None:
         """Read the settings. Opens no connection.
 
@@ -68,6 +70,7 @@ class AmqpBroker:
             max_waiting: how many more may wait for their turn; a send beyond fails at once.
             max_message_bytes: of a message's body. RabbitMQ 4 closes the channel on more than 16 MiB.
             reconnect: the pauses between attempts to connect.
+            observer: is told what becomes of messages and of the connection.
 
         Raises:
             ValueError: a broker URL that cannot be understood.
@@ -78,12 +81,14 @@ class AmqpBroker:
         self._encoder = Encoder(recorder=recorder, max_body_bytes=max_message_bytes)
         self._publish_timeout = publish_timeout
         self._reconnect = reconnect
+        self._observer = observer
         self._max_in_flight = max_in_flight
         self._max_open = max_in_flight + max_waiting
         self._name = celery_app.main or "client"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._session: Session | None = None
+        self._was_connected = False
         self._settled = asyncio.Event()  # there is a session, or the last attempt has failed
         self._down: amqp.ConnectionLost | None = None  # why the last attempt failed
         self._next_attempt = 0.0  # s, in the loop's time
@@ -97,8 +102,7 @@ class AmqpBroker:
 
     async def publish(self, message: TaskMessage) -> None:
         """See `Broker`."""
-        self._check(message.task_id)
-        letter = self._admit(message.task_id)
+        letter = self._admit(message.task_id, message.name, message.queue)
         # Whoever listens to Celery's signals meets the message in the context of its sender.
         self._unencoded.append((letter, message, copy_context()))
         self._send_soon()
@@ -106,15 +110,16 @@ class AmqpBroker:
 
     async def publish_all(self, publications: Sequence[Publication]) -> None:
         """See `Broker`. Nothing is published if one cannot be encoded."""
-        self._check(None)
+        if publications:
+            # Before the work of encoding. What is refused here counts as one message: no other was tried.
+            self._check_told(None, *_subject(publications[0]))
         messages = await self._encode_all(publications)
         letters: deque[Letter] = deque()
         try:
             for publication, message in zip(publications, messages, strict=True):
                 if len(letters) >= self._max_in_flight:
                     await self._end_of(letters.popleft())
-                self._check(publication.task_id)
-                letters.append(letter := self._admit(publication.task_id))
+                letters.append(letter := self._admit(publication.task_id, *_subject(publication)))
                 self._post(letter, message)
                 self._send_soon()
             while letters:
@@ -169,6 +174,7 @@ class AmqpBroker:
             self._sweeper.cancel()
         session, self._session = self._session, None
         if session is not None:
+            self._observer.disconnected()
             await session.close(_CLOSE_TIMEOUT)
         await asyncio.gather(self._keeper, return_exceptions=True)
 
@@ -194,6 +200,18 @@ class AmqpBroker:
                 f"{len(self._open)} messages wait for the broker already: send again later", task_id=task_id
             )
 
+    def _check_told(self, task_id: str | None, task: str | None, queue: str) -> None:
+        """Do as `_check`, and tell the observer what is refused."""
+        try:
+            self._check(task_id)
+        except TransportError:
+            self._tell_unsent(task, queue)
+            raise
+
+    def _tell_unsent(self, task: str | None, queue: str) -> None:
+        if task is not None:
+            self._observer.published(task, queue, PublishOutcome.ERROR, 0.0, 0)
+
     def _start(self) -> None:
         if self._loop is not None:
             raise RuntimeError(
@@ -202,10 +220,16 @@ class AmqpBroker:
         self._loop = asyncio.get_running_loop()
         self._keeper = self._loop.create_task(self._keep_session(), name="async-celery broker")
 
-    def _admit(self, task_id: str | None) -> Letter:
+    def _admit(self, task_id: str | None, task: str | None, queue: str) -> Letter:
+        """Take a message in, from now on until `_release`.
+
+        Raises:
+            TransportError, PublishError: as `_check`.
+        """
+        self._check_told(task_id, task, queue)
         loop = self._loop
         assert loop is not None  # noqa: S101 (for mypy: `_check` has set it)
-        letter = Letter(task_id, loop.create_future(), loop.time() + self._publish_timeout)
+        letter = Letter(task_id, task, queue, loop.create_future(), loop.time() + self._publish_timeout)
         self._open[letter] = None
         if self._sweeper is None:
             self._sweeper = loop.call_at(letter.deadline, self._sweep)
@@ -262,13 +286,22 @@ class AmqpBroker:
         del self._open[letter]
         if not self._open:
             self._empty.set()
+        # Worked out for nobody, it would be a fiftieth of all that a send costs.
+        if letter.task is not None and self._observer is not NOBODY:
+            assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
+            seconds = self._loop.time() - letter.deadline + self._publish_timeout
+            self._observer.published(letter.task, letter.queue, _outcome(letter), seconds, len(letter.frames))
 
     async def _encode_all(self, publications: Sequence[Publication]) -> list[Encoded]:
         encoded = []
         loop = asyncio.get_running_loop()
         pause_at = loop.time() + _ENCODING_SLICE
         for publication in publications:
-            encoded.append(self._encoder.publication(publication))
+            try:
+                encoded.append(self._encoder.publication(publication))
+            except Exception:
+                self._tell_unsent(*_subject(publication))
+                raise
             if loop.time() > pause_at:
                 await asyncio.sleep(0)
                 pause_at = loop.time() + _ENCODING_SLICE
@@ -358,6 +391,7 @@ class AmqpBroker:
             self._go_up(session)
             reason = await session.end()
             self._session = None
+            self._observer.disconnected()
             self._settled.clear()
             letters = session.unfinished()
             suspects = []
@@ -400,6 +434,8 @@ class AmqpBroker:
 
     def _go_up(self, session: Session) -> None:
         self._session = session
+        self._observer.connected(again=self._was_connected)
+        self._was_connected = True
         self._down = None
         self._settled.set()
         self._pump()
@@ -421,6 +457,20 @@ class AmqpBroker:
         error = PublishError(f"{text}; nothing was sent, the next attempt is in {wait:.1f} s", task_id=task_id)
         error.__cause__ = reason
         return error
+
+
+def _subject(publication: Publication) -> tuple[str | None, str]:
+    """Return the task's name, None for what is no task, and its queue."""
+    return publication.options["headers"].get("task"), publication.options["routing_key"]
+
+
+def _outcome(letter: Letter) -> PublishOutcome:
+    """Return how a letter has ended that is released."""
+    future = letter.future
+    if future.cancelled():
+        return PublishOutcome.TIMEOUT if letter.sent else PublishOutcome.ERROR
+    error = future.exception()
+    return PublishOutcome.OK if error is None else PublishOutcome.of(error)
 
 
 def _blocked(reason: str, task_id: str | None) -> Blocked:

@@ -34,6 +34,7 @@ from async_celery import metas
 from async_celery.backoff import Backoff
 from async_celery.errors import BackendError, TransportError
 from async_celery.heard import Heard
+from async_celery.observation import NOBODY, Observer
 from async_celery.resp import Address, Commands, Connection
 from async_celery.task_ids import TaskIds
 from async_celery.types import Meta, TaskState
@@ -67,6 +68,7 @@ class Push:
         timeout: float,
         health_check_interval: float,
         max_result_bytes: int,
+        observer: Observer = NOBODY,
     ) -> None:
         """Keep what it takes; connects when it is first used.
 
@@ -78,7 +80,9 @@ class Push:
             timeout: in s, for each answer on the connection that subscribes.
             health_check_interval: in s, after how long a silence that connection is asked whether it lives.
             max_result_bytes: a larger result is not kept, but a failure in its place.
+            observer: is told of each read.
         """
+        self._observer = observer
         self._address = address
         self._commands = commands
         self._ids = ids
@@ -285,6 +289,7 @@ class Push:
             self._followed[task_id].takes_read = True
         if not wanted:
             return
+        self._observer.polled()
         replies = await self._commands((b"MGET", *(self._channel(task_id) for task_id in wanted)))
         payloads: list[bytes | None] = replies[0]
         woken = 0

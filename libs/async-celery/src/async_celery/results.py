@@ -31,6 +31,7 @@ from redis.exceptions import RedisError
 
 from async_celery import metas, tombstones
 from async_celery.errors import BackendError, TransportError
+from async_celery.observation import NOBODY, Observer
 from async_celery.push import Expectation, Push
 from async_celery.resp import Address, Command, Commands
 from async_celery.task_ids import TaskIds
@@ -68,6 +69,7 @@ class RedisBackend:
         ids: TaskIds,
         backend_timeout: float,
         max_result_bytes: int = _MAX_RESULT_BYTES,
+        observer: Observer = NOBODY,
     ) -> None:
         """Read the app's configuration. Opens no connection.
 
@@ -77,6 +79,7 @@ class RedisBackend:
             backend_timeout: in s, for each call.
             max_result_bytes: a larger result counts as a failure. For as long as it takes to decode one, the
                 loop does nothing else.
+            observer: is told of each read for those who wait.
 
         Raises:
             ValueError: the results are not in one Redis server.
@@ -97,6 +100,7 @@ class RedisBackend:
             timeout=backend_timeout,
             health_check_interval=backend.connparams.get("health_check_interval") or _HEALTH_CHECK_INTERVAL,
             max_result_bytes=max_result_bytes,
+            observer=observer,
         )
         self._closed = False
         self._under_way = 0

@@ -35,17 +35,28 @@ class Letter:
     `future` ends with None or an error; `sent`: the broker may have it by now.
     """
 
-    __slots__ = ("deadline", "frames", "future", "place", "sent", "task_id")
+    __slots__ = ("deadline", "frames", "future", "place", "queue", "sent", "task", "task_id")
 
-    task_id: str | None
     place: Place
-    frames: bytes
 
-    def __init__(self, task_id: str | None, future: "asyncio.Future[None]", deadline: float) -> None:
-        """Take whose it is, who waits for it, and until when, in s of the loop's time."""
+    def __init__(
+        self, task_id: str | None, task: str | None, queue: str, future: "asyncio.Future[None]", deadline: float
+    ) -> None:
+        """Take whose it is, who waits for it, and until when.
+
+        Args:
+            task_id: None for what is no task: a revoke.
+            task: its name, None as above.
+            queue: where it is meant to go.
+            future: ends when it has ended.
+            deadline: in s of the loop's time.
+        """
         self.task_id = task_id
+        self.task = task
+        self.queue = queue
         self.future = future
         self.deadline = deadline
+        self.frames = b""
         self.sent = False
 
     def fail(self, error: Exception) -> None:

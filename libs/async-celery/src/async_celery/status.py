@@ -39,7 +39,7 @@ _STATES = {
     "IGNORED": TaskState.FAILURE,
     **{state.value: state for state in TaskState},
 }
-_RUN = ("published", "received", "started", "finished")
+_RUN = ("published", "due", "received", "started", "finished")
 _NO_TIMELINE = TaskTimeline()
 
 
@@ -177,10 +177,11 @@ def _attempts(meta: Meta) -> int | None:
 
 
 def _timeline(meta: Meta) -> TaskTimeline:
-    stored = meta.get("timeline")
-    if not isinstance(stored, Mapping):
+    run = meta.get("timeline")
+    if not isinstance(run, Mapping):
         return _NO_TIMELINE
-    return TaskTimeline(**{f"{what}_at": instant(stored.get(what)) for what in _RUN})
+    times = {f"{what}_at": instant(run.get(what)) for what in _RUN}
+    return TaskTimeline(**times, stored_at=instant(meta.get("stored")))
 
 
 def instant(seconds: Any) -> datetime | None:

@@ -46,9 +46,11 @@ from kombu.serialization import dumps, loads
 from async_celery.client import AsyncCelery
 from async_celery.errors import BackendError, PayloadError, PublishError
 from async_celery.history import id_parts
+from async_celery.observation import NOBODY, Observer, guarded
 from async_celery.recording import CeleryRecorder
 from async_celery.signed_pickle import SERIALIZER as SIGNED_PICKLE
 from async_celery.signed_pickle import TaskBody
+from async_celery.spans import Tracer
 from async_celery.task_ids import TaskIds
 from async_celery.types import (
     BackendCall,
@@ -98,7 +100,13 @@ class FakeCelery(AsyncCelery):
     """
 
     def __init__(
-        self, celery_app: Celery | None = None, *, task_id_key: bytes = _KEY, task_deadline: float = 3600.0
+        self,
+        celery_app: Celery | None = None,
+        *,
+        task_id_key: bytes = _KEY,
+        task_deadline: float = 3600.0,
+        observer: Observer = NOBODY,
+        tracer: Tracer | None = None,
     ) -> None:
         """Connect to nothing.
 
@@ -107,6 +115,8 @@ class FakeCelery(AsyncCelery):
                 Celery's defaults.
             task_id_key: as for `AsyncCelery`.
             task_deadline: in s, as for `AsyncCelery`.
+            observer: hears of revokes and waits; there is no broker here to publish to.
+            tracer: as for `AsyncCelery`.
         """
         ids = TaskIds(task_id_key)
         app = celery_app or Celery(broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -120,6 +130,8 @@ class FakeCelery(AsyncCelery):
             broker=self._broker,
             backend=self._backend,
             task_deadline=task_deadline,
+            observer=guarded(observer),
+            tracer=tracer,
         )
 
     def register(self, name: str, function: Callable[..., Any]) -> None:

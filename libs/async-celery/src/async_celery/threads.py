@@ -26,6 +26,7 @@ import contextlib
 import io
 import pickle
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -48,6 +49,7 @@ from async_celery.errors import (
     TransportError,
     Unsupported,
 )
+from async_celery.observation import NOBODY, Observer, PublishOutcome
 from async_celery.recording import CeleryRecorder, build_backend
 from async_celery.types import (
     BackendCall,
@@ -81,6 +83,7 @@ class ThreadsBroker:
         recorder: CeleryRecorder,
         publish_timeout: float,
         max_threads: int,
+        observer: Observer = NOBODY,
     ) -> None:
         """Open no connection yet.
 
@@ -89,8 +92,10 @@ class ThreadsBroker:
             recorder: made from it.
             publish_timeout: in s, for each answer of the broker.
             max_threads: how many calls may be under way; each has a connection of its own.
+            observer: is told what becomes of messages; those of a workflow end together.
         """
         self._recorder = recorder
+        self._observer = observer
         self._publish_timeout = publish_timeout
         self._threads = _Threads("async-celery-broker", max_threads)
         self._of_this_thread = threading.local()
@@ -98,7 +103,8 @@ class ThreadsBroker:
 
     async def publish(self, message: TaskMessage) -> None:
         """See `types.Broker`."""
-        await self._run(lambda: self._link().publish(self._recorder.task(message)), task_id=message.task_id)
+        with self._observed([(message.name, message.queue)]):
+            await self._run(lambda: self._link().publish(self._recorder.task(message)), task_id=message.task_id)
 
     async def publish_all(self, publications: Sequence[Publication]) -> None:
         """See `types.Broker`."""
@@ -108,7 +114,9 @@ class ThreadsBroker:
             for publication in publications:
                 link.publish(publication)
 
-        await self._run(publish, calls=len(publications))
+        options = [publication.options for publication in publications]
+        with self._observed([(each["headers"]["task"], each["routing_key"]) for each in options]):
+            await self._run(publish, calls=len(publications))
 
     async def revoke(self, task_ids: Sequence[str], *, terminate: bool) -> None:
         """See `types.Broker`."""
@@ -124,6 +132,20 @@ class ThreadsBroker:
         await self._threads.aclose()
         while self._links:
             self._links.pop().close()
+
+    @contextlib.contextmanager
+    def _observed(self, messages: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Tell the observer how sending these ends: the task's name and the queue of each."""
+        started = time.perf_counter()
+        outcome = PublishOutcome.OK
+        try:
+            yield
+        except BaseException as exc:
+            outcome = PublishOutcome.of(exc)
+            raise
+        finally:
+            for task, queue in messages:
+                self._observer.published(task, queue, outcome, time.perf_counter() - started, 0)
 
     def _link(self) -> "_Link":
         """Return this thread's."""
@@ -222,17 +244,21 @@ class _Link:
 class ThreadsBackend:
     """Implements `types.Backend` with any backend of Celery's that can be read more than once."""
 
-    def __init__(self, celery_app: Celery, *, backend_timeout: float, max_threads: int) -> None:
+    def __init__(
+        self, celery_app: Celery, *, backend_timeout: float, max_threads: int, observer: Observer = NOBODY
+    ) -> None:
         """Build the backend. Opens no connection.
 
         Args:
             celery_app: the caller's.
             backend_timeout: in s, for each answer of the backend.
             max_threads: how many calls may be under way.
+            observer: is told of each read for those who wait.
 
         Raises:
             ValueError: the backend hands out a result only once, to one reader.
         """
+        self._observer = observer
         self._app = _reader_app(celery_app)
         self._backend: Any = self._app.backend
         self._backend_timeout = backend_timeout
@@ -252,6 +278,8 @@ class ThreadsBackend:
         unfinished = list(task_ids)
         for pause in _POLLING.pauses():
             with contextlib.suppress(BackendError):
+                if unfinished:
+                    self._observer.polled()
                 metas = await self.read_many(unfinished)
                 news = [
                     (id_, meta)

@@ -58,15 +58,18 @@ class TaskErrorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTimeline:
-    """When a task's last run was published, received by a worker, started, and finished.
+    """When a task's last run was published, due, received by a worker, started, finished, and stored.
 
-    Each time is by the clock of the machine where it happened; None where workers do not store it.
+    Each time is by the clock of the machine where it happened; None where workers do not store it. `due_at` is
+    the end of a countdown, or of a retry's pause; None for what was to run at once.
     """
 
     published_at: datetime | None = None
+    due_at: datetime | None = None
     received_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    stored_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,13 +66,19 @@ def test_success() -> None:
 
 
 def test_our_workers_count_attempts_and_tell_times_and_codes() -> None:
-    timeline = {"published": 1893456000.5, "received": 1893456001, "started": None, "finished": float("nan")}
+    timeline = {
+        "published": 1893456000.5, "due": 1893456000.75, "received": 1893456001, "started": None,
+        "finished": float("nan"),
+    }  # fmt: skip
     error = {"exc_type": "TooSmall", "exc_message": ["3"], "code": "too-small"}
-    status = status_of(meta("FAILURE", error, retries=1, attempts=4, timeline=timeline))
+    status = status_of(meta("FAILURE", error, retries=1, attempts=4, timeline=timeline, stored=1893456002))
     assert status.attempts == 4
     assert status.error == TaskErrorInfo(type="TooSmall", message="3", code="too-small")
     assert status.timeline == TaskTimeline(
-        published_at=NOW + timedelta(seconds=0.5), received_at=NOW + timedelta(seconds=1)
+        published_at=NOW + timedelta(seconds=0.5),
+        due_at=NOW + timedelta(seconds=0.75),
+        received_at=NOW + timedelta(seconds=1),
+        stored_at=NOW + timedelta(seconds=2),
     )
 
 

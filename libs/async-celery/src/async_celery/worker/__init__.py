@@ -9,6 +9,16 @@ What belongs here: the names for users.
 from async_celery.worker.clock import TaskCancelled, raise_if_cancelled
 from async_celery.worker.loops import shared
 from async_celery.worker.policy import Policy, install
+from async_celery.worker.subject import Subject, current_subject
 from async_celery.worker.task import WorkerLost
 
-__all__ = ["Policy", "TaskCancelled", "WorkerLost", "install", "raise_if_cancelled", "shared"]
+__all__ = [
+    "Policy",
+    "Subject",
+    "TaskCancelled",
+    "WorkerLost",
+    "current_subject",
+    "install",
+    "raise_if_cancelled",
+    "shared",
+]

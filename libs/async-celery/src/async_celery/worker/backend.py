@@ -14,7 +14,6 @@ aggregate is whole by construction.
 What belongs here: what a worker reads and writes in Redis. Values become JSON in `encoding.py`.
 """
 
-import math
 import os
 import time
 from datetime import UTC, datetime
@@ -31,11 +30,14 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from async_celery import tombstones
 from async_celery.topology import without_delay
-from async_celery.types import HISTORY, PUBLISHED_AT, attempts_key, errbacks_key
+from async_celery.types import HISTORY, attempts_key, errbacks_key
 from async_celery.worker import scripts
 from async_celery.worker.connection import PASSING, Connection
 from async_celery.worker.encoding import encode, encode_result, error
+from async_celery.worker.observer import observer_of
 from async_celery.worker.policy import policy_of
+from async_celery.worker.schedule import due_at, published_at
+from async_celery.worker.tracing import tracer_of
 
 logger = get_logger(__name__)
 
@@ -186,15 +188,25 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         keys = [key, attempts_key(task_id), HISTORY]
         arguments = [payload, expires, self._policy.history_length, len(entry), *entry]
         if not _is_member(request):
-            self._evaluate(scripts.FINISH, keys, arguments)
+            self._finish(request, keys, arguments)
             return result
         part_keys, part_arguments = self._part(request, state, text)
-        stored, *answer = self._evaluate(scripts.FINISH, keys + part_keys, arguments + part_arguments)
+        stored, *answer = self._finish(request, keys + part_keys, arguments + part_arguments)
         if stored:
             self._complete(request, answer[0])
         else:
             self._count_stored(request)
         return result
+
+    def _finish(self, request: _Request, keys: list[str | bytes], arguments: list[Any]) -> Any:
+        began = time.monotonic()
+        answer = self._evaluate(scripts.FINISH, keys, arguments)
+        seconds = time.monotonic() - began
+        name = request.get("task") if request else None
+        observer_of(self.app).result_stored(name, seconds)
+        if (tracer := tracer_of(self.app)) is not None:
+            tracer.asked("store result", seconds)
+        return answer
 
     def check_result(self, result: Any) -> None:
         """Do nothing for a result that `store_result` takes.
@@ -326,7 +338,7 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     def _is_outlived(self, request: _Request) -> bool:
         """Return whether a task was sent so long ago that what was stored of its chord has expired."""
-        published = _published_at(request)
+        published = published_at(request)
         return bool(published and self.chord_expires and time.time() - published >= self.chord_expires)
 
     def _send_body(self, request: _Request, header: bytes, parts: list[bytes]) -> None:
@@ -444,7 +456,8 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             meta["attempts"] = 1 + (request.retries or 0) + (request.get("redeliveries") or 0)
             get = request.get
             timeline = {
-                "published": _published_at(request),
+                "published": published_at(request),
+                "due": due_at(request),
                 "received": get("received_at"),
                 "started": get("started_at"),
                 "finished": finished,
@@ -505,13 +518,6 @@ def _queue_of(request: _Request) -> str | None:
     """Return the queue that a task's message came from, as far as its routing key says so."""
     routing_key = (request.delivery_info or {}).get("routing_key")
     return without_delay(routing_key) if routing_key else None
-
-
-def _published_at(request: _Request) -> float | None:
-    """Return when a task was sent, in unix s, as far as its message says so."""
-    published = request.get(PUBLISHED_AT)
-    # A header, so it can be anything.
-    return published if isinstance(published, float | int) and math.isfinite(published) else None
 
 
 def _history_entry(state: str, result: Any, meta: dict[str, Any], request: _Request) -> list[Any]:

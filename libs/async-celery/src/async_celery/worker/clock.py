@@ -29,6 +29,7 @@ from celery._state import get_current_task
 
 from async_celery.worker.loops import interrupt
 from async_celery.worker.policy import Policy, policy_of
+from async_celery.worker.subject import busy_with, current_subject
 
 _logger = logging.getLogger(__name__)
 
@@ -48,10 +49,11 @@ class TaskCancelled(BaseException):
 class _Run:
     """One run of a task, as the clock sees it; times are `time.monotonic`'s."""
 
-    __slots__ = ("cancelled", "due", "over", "request", "shown", "task", "told")
+    __slots__ = ("cancelled", "due", "over", "request", "shown", "subject", "task", "told")
 
     def __init__(self, task: Any, request: Any, due: float) -> None:
         self.task, self.request = task, request
+        self.subject = current_subject()  # for the clock's thread
         self.due = due  # when it is looked at next
         self.shown = False  # STARTED is stored
         self.cancelled = False  # the tombstone was seen
@@ -111,7 +113,8 @@ class Clock:
             self._woken.wait(None if due == _NEVER else max(0.0, due - time.monotonic()))
             self._woken.clear()
             if run is not None and self._run is run and time.monotonic() >= run.due:
-                self._attend(run)
+                with busy_with(run.subject):
+                    self._attend(run)
 
     def _next_look(self, run: _Run | None) -> float:
         if run is not None:

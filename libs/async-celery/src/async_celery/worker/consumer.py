@@ -28,6 +28,8 @@ from redis.exceptions import RedisError
 from async_celery.signed_pickle import check_envelope
 from async_celery.worker import liveness
 from async_celery.worker.backend import backend_of
+from async_celery.worker.observer import End, observer_of
+from async_celery.worker.subject import busy_with, subject_of_message
 
 _logger = logging.getLogger(__name__)
 
@@ -73,17 +75,18 @@ class Consumer(celery.worker.consumer.Consumer):
         handle = super().create_task_handler()
 
         def receive(message: Any) -> None:
-            try:
-                _check(message, known=self.strategies)
-            except Exception as exc:
-                self.refuse(message, exc)
-            else:
+            with busy_with(subject_of_message(message)):
                 try:
-                    handle(message)
-                except (BackendError, RedisError) as exc:
-                    # Of the little that Celery itself refuses here; the reaper stores that.
-                    _logger.warning("The end of %s is left to the reaper: %s", message.headers["id"], exc)
-                    message.reject_log_error(_logger, self.connection_errors)
+                    _check(message, known=self.strategies)
+                except Exception as exc:
+                    self.refuse(message, exc)
+                else:
+                    try:
+                        handle(message)
+                    except (BackendError, RedisError) as exc:
+                        # Of the little that Celery itself refuses here; the reaper stores that.
+                        _logger.warning("The end of %s is left to the reaper: %s", message.headers["id"], exc)
+                        message.reject_log_error(_logger, self.connection_errors)
 
         return receive
 
@@ -96,6 +99,7 @@ class Consumer(celery.worker.consumer.Consumer):
         headers = message.headers if isinstance(message.headers, dict) else {}
         task_id, name = headers.get("id"), headers.get("task")
         if isinstance(exc, DecodeError) and isinstance(task_id, str) and _has_expired(headers):
+            _count_refused(self, message, End.EXPIRED)
             # A signature gets stale at the moment when its message expires, and is looked at first.
             _logger.info("Task %s[%s] has expired", name, task_id)
             try:
@@ -106,6 +110,7 @@ class Consumer(celery.worker.consumer.Consumer):
             else:
                 message.ack_log_error(_logger, self.connection_errors)
             return
+        _count_refused(self, message, End.REJECTED)
         exc = _explained(message, exc)
         _logger.error(
             "Message refused (task %s[%s], content type %s, %s): %s: %s",
@@ -185,6 +190,17 @@ def context_of(message: Any) -> Context:
     else:
         context |= {**(embed or {}), "args": args, "kwargs": kwargs}
     return Context(context)
+
+
+def _count_refused(consumer: Consumer, message: Any, end: End) -> None:
+    observer = observer_of(consumer.app)
+    name = message.headers.get("task") if isinstance(message.headers, dict) else None
+    if not (isinstance(name, str) and name in consumer.strategies):
+        observer.message_unknown()
+        return
+    request = {"delivery_info": message.delivery_info}
+    observer.message_received(name, request)
+    observer.message_ended(name, request, end)
 
 
 def _has_expired(headers: dict[str, Any]) -> bool:

@@ -35,6 +35,8 @@ from celery import signals
 from celery._state import get_current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
+from async_celery.worker.subject import forget
+
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class TaskLoop:
         self._loop = self._runner.get_loop()
         self._loop.set_task_factory(self._new_task)  # type: ignore[arg-type]  # the stubs want any awaitable
         self._context = contextvars.copy_context()
+        self._context.run(forget)
         self._started: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._run: _Run | None = None
         self._awake = False  # this run knows what has happened to connections since the one before it

@@ -15,7 +15,10 @@ from typing import Any
 
 from celery._state import get_current_task
 
+from async_celery.spans import Sending
+from async_celery.topology import without_delay
 from async_celery.types import PUBLISHED_AT
+from async_celery.worker.tracing import tracer_of
 
 # Ours, of one run: Celery's Context counts them among the caller's, and a retry brings them.
 _OF_THE_RUN = frozenset({"received_at", "redeliveries", "started_at"})
@@ -30,12 +33,24 @@ def stamping(amqp: type[Any]) -> type[Any]:
             send: Callable[..., Any] = super()._create_task_sender()
 
             def send_stamped(producer: Any, name: str, message: Any, *args: Any, **options: Any) -> Any:
-                options["headers"] = with_stamps(message.headers, options.get("headers") or {})
-                return send(producer, name, message, *args, **options)
+                headers = options["headers"] = with_stamps(message.headers, options.get("headers") or {})
+                tracer = tracer_of(self.app)
+                if tracer is None:
+                    return send(producer, name, message, *args, **options)
+                with tracer.sending(_sending(name, message.headers, options)) as added:
+                    # A retry brings those of the run before.
+                    headers.update(added)
+                    return send(producer, name, message, *args, **options)
 
             return send_stamped
 
     return StampingAMQP
+
+
+def _sending(name: str, celerys: dict[str, Any], options: dict[str, Any]) -> Sending:
+    queue = options.get("queue")
+    where = getattr(queue, "name", queue) or without_delay(options.get("routing_key") or "") or None
+    return Sending(name, celerys["id"], celerys["root_id"], where, 1, options["headers"])
 
 
 def with_stamps(celerys: dict[str, Any], callers: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from async_celery.worker import dead_letters
 from async_celery.worker.backend import backend_of
 from async_celery.worker.connection import PASSING
 from async_celery.worker.consumer import context_of, refusal_of
+from async_celery.worker.subject import busy_with, subject_of_message
 from async_celery.worker.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -188,7 +189,9 @@ class Reaper:
         consumer.consume()
         while True:
             while self._arrived:
-                self._settle(self._arrived.popleft(), parked)
+                message = self._arrived.popleft()
+                with busy_with(subject_of_message(message)):
+                    self._settle(message, parked)
             if time.monotonic() >= self._next_sweep:
                 self._next_sweep = time.monotonic() + _SWEEP_INTERVAL
                 self._sweeper.sweep()

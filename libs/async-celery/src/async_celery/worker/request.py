@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # older stubs
-from celery import signals
+from billiard.exceptions import Terminated, WorkerLostError
+from celery import Celery, signals
 from celery.app.task import Context
 from celery.exceptions import Reject, TimeLimitExceeded
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
+from async_celery.worker.observer import End, observer_of
+from async_celery.worker.subject import of_request
 from async_celery.worker.task import REVOKED_AS, GivenUp, Revoked
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +37,10 @@ class ReliableRequest(Request):
     _request_dict: dict[str, Any]
     _on_ack: Callable[..., Any]
     acknowledged: bool
+    _app: Celery
+    _type: str
+    _already_cancelled: bool
+    _already_revoked: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
@@ -41,20 +48,28 @@ class ReliableRequest(Request):
             # Of the run that begins, and nobody else's: set in `task.py`.
             self._request_dict.pop(name, None)
         self._request_dict["received_at"] = time.time()
+        observer_of(self._app).message_received(self._type, self._request_dict)
 
     @property
     def _backend(self) -> Any:
         return self.task.backend
 
+    on_success = of_request(Request.on_success)
+    on_retry = of_request(Request.on_retry)
+
+    @of_request
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """Settle the message of a task that did not return; what `task.py` has stored is not stored again."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
+        if not return_ok:
+            self._tell_for_process(exc)
         if isinstance(exc, Revoked):
             task_ready(self)
             self.acknowledge()
             terminated, expired = str(exc) == "terminated", str(exc) == "expired"
+            self._ended(End.EXPIRED if expired else End.REVOKED)
             self.send_event("task-revoked", terminated=terminated, signum=None, expired=expired)
             signals.task_revoked.send(
                 sender=self.task, request=self._context, terminated=terminated, signum=None, expired=expired
@@ -76,6 +91,7 @@ class ReliableRequest(Request):
             with self._acknowledging_last(requeue=not isinstance(exc, Reject)):
                 super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
+    @of_request
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Store that the task ran into its time limit; of the soft one, the task itself hears."""
         with self._acknowledging_last(requeue=True):
@@ -104,6 +120,7 @@ class ReliableRequest(Request):
         finally:
             self._on_ack = acknowledge
 
+    @of_request
     def revoked(self) -> bool:
         """Return whether the task was revoked or has expired, and its message is settled.
 
@@ -119,6 +136,26 @@ class ReliableRequest(Request):
                 raise
             _logger.warning("Task %s[%s] is %s, which cannot be stored yet: %s", self.name, self.id, reason, exc)
             self._request_dict[REVOKED_AS] = reason
+        else:
+            self._ended(End.EXPIRED if reason == "expired" else End.REVOKED)
+
+    def _tell_for_process(self, exc: BaseException) -> None:
+        """Tell the end that no process of the pool has told: the task's own died, or did not get so far."""
+        match exc:
+            case TimeLimitExceeded():
+                self._ended(End.TIME_LIMIT)
+            case WorkerLostError() | MemoryError():
+                self._ended(End.WORKER_LOST)
+            case SystemExit() | KeyboardInterrupt():
+                if not (self._already_cancelled or self._already_revoked):
+                    self._ended(End.WORKER_LOST)
+            case Terminated():
+                pass  # on purpose: it is revoked, or the broker takes its message back
+            case _:
+                self._ended(End.FAILURE, type(exc).__name__)
+
+    def _ended(self, end: End, error: str | None = None) -> None:
+        observer_of(self._app).message_ended(self._type, self._request_dict, end, error)
 
     def _success_was_stored(self) -> bool:
         """Say no, so that the message of a task whose process died goes back even where its result is stored.
@@ -141,6 +178,7 @@ class ReliableRequest(Request):
         """Cancel the task as everybody else does: a signal could hit the next task of its process."""
         self._backend.bury(self.id)
 
+    @of_request
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Interrupt the task for the worker's own reasons; the broker delivers its message again.
 

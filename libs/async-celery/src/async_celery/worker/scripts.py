@@ -57,6 +57,13 @@ local function store(key, payload, expires)
 end
 """
 
+_STAMP = """
+local function stamped(payload)
+    local now = redis.call('TIME')
+    return string.sub(payload, 1, -2) .. ', "stored": ' .. now[1] .. string.format('.%06d}', now[2])
+end
+"""
+
 _COUNT = """
 local function count(keys, args)
     local results, extra, size_key, members, group, claim = unpack(keys)
@@ -102,12 +109,13 @@ end
 FINISH = Script(
     _IS_FINAL
     + _STORE
+    + _STAMP
     + _COUNT
     + """
 if is_final(KEYS[1]) then
     return {0}
 end
-store(KEYS[1], ARGV[1], ARGV[2])
+store(KEYS[1], stamped(ARGV[1]), ARGV[2])
 local fields = tonumber(ARGV[4])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 5, 4 + fields))
 redis.call('DEL', KEYS[2])
@@ -117,11 +125,11 @@ end
 return {1}
 """
 )
-"""Store a task's terminal state, unless it has one.
+"""Store a task's terminal state, unless it has one, and in it when that was, by the clock of Redis.
 
 KEYS: result, attempts, history; of a chord's member also COUNT's.
-ARGV: payload, its expiry in s (0 for never), length of the history, how many of the next are the history's entry,
-the entry; of a chord's member also COUNT's.
+ARGV: payload, which is a JSON object, its expiry in s (0 for never), length of the history, how many of the next
+are the history's entry, the entry; of a chord's member also COUNT's.
 Returns {1}, {1, COUNT's answer} or {0}: it has one, and nothing was done.
 """
 

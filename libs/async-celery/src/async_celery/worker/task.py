@@ -33,7 +33,10 @@ from kombu.exceptions import OperationalError
 
 from async_celery.worker.clock import TaskCancelled, clock_for
 from async_celery.worker.coroutines import make_blocking
+from async_celery.worker.observer import End, observer_of
 from async_celery.worker.policy import policy_of
+from async_celery.worker.subject import busy_with, subject_of_request
+from async_celery.worker.tracing import tracer_of
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +57,11 @@ class Revoked(Ignore):
 class GivenUp(Reject):
     """Told to the main process: FAILURE is stored; the message is a dead letter."""
 
+    @property
+    def cause(self) -> str:
+        """The stored exception's class, by its name."""
+        return str(self.args[0]).partition(":")[0]
+
 
 class ReliableTask(Task[Any, Any]):
     """The base class of all tasks of an app that `install` was called on. Their bodies may be `async def`."""
@@ -72,12 +80,12 @@ class ReliableTask(Task[Any, Any]):
 
     @property
     def __trace__(self) -> Tracer | None:
-        """Celery's tracer of this task, guarded."""
+        """Celery's tracer of this task, guarded and observed."""
         return self._guarded
 
     @__trace__.setter
     def __trace__(self, tracer: Tracer | None) -> None:
-        self._guarded = None if tracer is None else partial(self._guard, tracer)
+        self._guarded = None if tracer is None else partial(self._observed, tracer)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body; in a worker's process under the eyes of the clock.
@@ -120,11 +128,31 @@ class ReliableTask(Task[Any, Any]):
             (reason, _) = exc.args
             raise Reject(reason, requeue=isinstance(reason, OperationalError)) from exc
 
+    def _observed(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
+        """Run the guard, and tell how it ended. Returns what the tracer does."""
+        spans = tracer_of(self.app)
+        if spans is None:
+            outcome = self._guard(tracer, uuid, args, kwargs, request)
+            end, error = _end_of(outcome)
+        else:
+            with spans.processing(self.name, request) as tell_span:
+                outcome = self._guard(tracer, uuid, args, kwargs, request)
+                end, error = _end_of(outcome)
+                tell_span(end, error)
+        if end is not End.REVOKED:
+            observer_of(self.app).message_ended(self.name, request, end, error)
+        return outcome
+
     def _guard(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         """Run the tracer, if this task may begin. Returns what the tracer does."""
+        with busy_with(subject_of_request(request)):
+            return self._begin(tracer, uuid, args, kwargs, request)
+
+    def _begin(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         backend: Any = self.backend
         redelivered = bool((request.get("delivery_info") or {}).get("redelivered"))
         retries = request.get("retries") or 0
+        asked = time.monotonic()
         try:
             beginning = backend.begin(uuid, request.get("root_id"), redelivered=redelivered, retried=retries > 0)
         except Exception as exc:
@@ -133,6 +161,8 @@ class ReliableTask(Task[Any, Any]):
             where = "back to its queue" if passes else "to the dead letters"
             _logger.warning("Task %s[%s] goes %s: the result backend says %r", self.name, uuid, where, exc)
             return _outcome(Reject(f"the result backend says {exc!r}", requeue=passes))
+        if (spans := tracer_of(self.app)) is not None:
+            spans.asked("look up task", time.monotonic() - asked)
         # Until it begins: this run is none yet.
         request["redeliveries"] = beginning.redeliveries - 1
         try:
@@ -144,6 +174,7 @@ class ReliableTask(Task[Any, Any]):
                 return self._give_up(uuid, args, kwargs, request, runs, beginning.redeliveries)
             request["redeliveries"] = beginning.redeliveries
             request["started_at"] = time.time()
+            observer_of(self.app).run_began(self.name, request)
             outcome = tracer(uuid, args, kwargs, request)
         except TaskCancelled:
             # It may have been raised just before the body's own end.
@@ -199,6 +230,25 @@ class ReliableTask(Task[Any, Any]):
 
     def _stores(self, context: Context) -> bool:
         return not get_actual_ignore_result(self, context) or self.store_errors_even_if_ignored
+
+
+def _end_of(outcome: Any) -> tuple[End, str | None]:
+    """Return how what the tracer has returned is counted, and of a failure, the name of its exception."""
+    if outcome.info is None:
+        return End.SUCCESS, None
+    match outcome.info.retval:
+        case Revoked():
+            return End.REVOKED, None
+        case GivenUp(cause=cause):
+            return End.FAILURE, cause
+    match outcome.info.state:
+        case states.RETRY:
+            return End.RETRY, None
+        case states.REJECTED:
+            return End.REJECTED, None
+        case states.IGNORED:
+            return End.IGNORED, None
+    return End.FAILURE, type(outcome.info.retval).__name__
 
 
 def _outcome(exc: Ignore | Reject) -> Any:

@@ -64,7 +64,7 @@ class ReaperProcess:
         wait_until(ready, _START_DEADLINE, what="the reaper's start")
         return self
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Send it a signal; return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout)

@@ -236,11 +236,11 @@ def test_r4_redis_killed_and_back(worker: WorkerProcess, own_redis: RedisServer,
     _stay_down(scaled(1, 60))
     own_redis.start()
     back = time.monotonic()
-    assert [worker.ended(task, 15)["result"] for task in held] == ["released"] * 2
-    assert [worker.ended(task, 15)["result"] for task in queued] == [2 * n for n in range(20)]
+    assert [worker.ended(task)["result"] for task in held] == ["released"] * 2
+    assert [worker.ended(task)["result"] for task in queued] == [2 * n for n in range(20)]
     took = time.monotonic() - back
     print(f"R4: healed {took:.1f} s after Redis was back")  # noqa: T201 (what was measured)
-    assert took < 10
+    assert took < 20
     assert all(len(worker.oracle.executions(task)) == 1 for task in (*held, *queued))
 
 
@@ -253,10 +253,10 @@ def test_r5_a_full_redis_is_waited_for(worker: WorkerProcess, own_redis: RedisSe
     finally:
         own_redis.client.config_set("maxmemory", 0)
     back = time.monotonic()
-    assert [worker.ended(task, 15)["result"] for task in tasks] == [2 * n for n in range(20)]
+    assert [worker.ended(task)["result"] for task in tasks] == [2 * n for n in range(20)]
     took = time.monotonic() - back
     print(f"R5: healed {took:.1f} s after Redis had room")  # noqa: T201 (what was measured)
-    assert took < 10
+    assert took < 20
     assert all(len(worker.oracle.executions(task)) == 1 for task in tasks)
 
 

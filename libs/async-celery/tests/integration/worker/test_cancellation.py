@@ -61,7 +61,7 @@ async def test_r13_cancelled_while_no_worker_is_up_it_never_starts(
     assert {run.task_id for run in worker.oracle.executions()} == {last.id}
     for handle in (*handles, given_up):
         with pytest.raises((TaskRevoked, TaskFailed)):
-            await handle.result(timeout=5)
+            await handle.result(timeout=20)
 
 
 async def test_a_workflow_is_cancelled_with_what_it_has_started(
@@ -72,15 +72,15 @@ async def test_a_workflow_is_cancelled_with_what_it_has_started(
     handle = await client.submit(chain(group([hold, hold, hold]), app.signature("echo")))
     await asyncio.to_thread(worker.start)
     await asyncio.to_thread(
-        wait_until, lambda: len(worker.oracle.executions()) == 2, 15, what="the start of two members"
+        wait_until, lambda: len(worker.oracle.executions()) == 2, what="the start of two members"
     )
     assert await handle.cancel()
     assert redis_client.exists(key_of(handle.id))
     with pytest.raises(TaskRevoked):
-        await handle.result(timeout=5)
+        await handle.result(timeout=20)
     # What runs is stopped: both processes are free again, though nobody has opened the gate.
     others = [await client.send_task("add", (n, n), queue=worker.settings.queue) for n in range(2)]
-    assert [await other.result(timeout=10) for other in others] == [0, 2]
+    assert [await other.result(timeout=20) for other in others] == [0, 2]
 
     async def all_revoked() -> bool:
         states = {child.state for child in (await handle.status()).children}
@@ -109,10 +109,10 @@ async def test_what_runs_may_end_and_nothing_follows_it(
     assert await handle.cancel(terminate=False)
     gate.touch()
     with pytest.raises(TaskRevoked):
-        await handle.result(timeout=10)
+        await handle.result(timeout=20)
     await first_is(TaskState.SUCCESS)
     last = await client.send_task("add", (2, 2), queue=worker.settings.queue)
-    assert await last.result(timeout=10) == 4
+    assert await last.result(timeout=20) == 4
     assert len(worker.oracle.executions()) == 2
 
 

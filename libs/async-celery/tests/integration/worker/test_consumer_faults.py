@@ -80,7 +80,7 @@ def test_refused_message_is_a_failure_and_a_dead_letter(worker: WorkerProcess, c
     task = str(uuid4())
     started = time.monotonic()
     publish(worker, body, headers(task, **changed), content_type)
-    meta = worker.stored(task, 5)
+    meta = worker.stored(task)
     print(f"{case}: FAILURE after {time.monotonic() - started:.3f} s")
     assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", error)
     assert text in " ".join(meta["result"]["exc_message"])

@@ -62,8 +62,8 @@ def test_restarts_lose_nothing(make_worker: WorkerFactory) -> None:
         worker.wait()
         took = time.monotonic() - started
         print(f"{'W5: TERM' if warm else 'W6: QUIT'}: exit after {took:.2f} s, tasks of {seconds:g} s")
-        # 2 s, of which billiard sleeps 1 s and Celery's pool up to 0.5 s, and two for a machine that is busy.
-        assert took < (seconds if warm else 0.2) + 2 + 2
+        # 2 s, of which billiard sleeps 1 s and Celery's pool up to 0.5 s, and ten for a machine that is busy.
+        assert took < (seconds if warm else 0.2) + 2 + 10
         duplicated += 0 if warm else processes
         worker.start()
     assert all_ended(worker, tasks, 30 + len(tasks) * seconds) == {"SUCCESS"}
@@ -84,10 +84,10 @@ def test_killed_worker_leaves_no_orphans(make_worker: WorkerFactory) -> None:
     assert len(children) == 2
     doomed.process.kill()
     doomed.wait()
-    orphans = wait_until(lambda: not any(alive(child) for child in children), 5, what="the children's end")
+    orphans = wait_until(lambda: not any(alive(child) for child in children), what="the children's end")
     heir.start()
-    took = wait_until(lambda: {run.task_id for run in heir.oracle.executions()} == set(tasks), 10)
-    assert all_ended(heir, tasks, 10) == {"SUCCESS"}
+    took = wait_until(lambda: {run.task_id for run in heir.oracle.executions()} == set(tasks))
+    assert all_ended(heir, tasks, 20) == {"SUCCESS"}
     print(f"W3: no child {orphans:.2f} s after the kill, all begun again within {took:.2f} s of the next start")
     assert heir.oracle.verdict(tasks, allowed_extra=2).good
 
@@ -104,17 +104,17 @@ def test_stopped_worker_is_replaced(make_worker: WorkerFactory, tmp_path: Path) 
     logged = len(hung.text)
     os.killpg(hung.process.pid, signal.SIGSTOP)
     try:
-        took = wait_until(lambda: len(other.oracle.executions()) == 4, 10 * heartbeat)
+        took = wait_until(lambda: len(other.oracle.executions()) == 4, 20 * heartbeat)
         gate.touch()
-        assert all_ended(other, tasks, 15) == {"SUCCESS"}
+        assert all_ended(other, tasks, 20) == {"SUCCESS"}
     finally:
         os.killpg(hung.process.pid, signal.SIGCONT)
     print(f"W10: others had taken over after {took:.2f} s, heartbeat {heartbeat} s")
     # RabbitMQ looks once per heartbeat, and takes the third silent look for the end.
-    assert took < 3 * heartbeat + 4
+    assert took < 3 * heartbeat + 10
     wait_until(lambda: "Connected to" in hung.text[logged:] and consumers(hung) == 2, 30, what="its return")
     more = [hung.send("sleep", 0.05) for _ in range(20)]
-    assert all_ended(other, more, 15) == {"SUCCESS"}
+    assert all_ended(other, more, 20) == {"SUCCESS"}
     assert {run.pid for run in other.oracle.executions() if run.task_id in more} & set(hung.children())
     assert other.oracle.verdict(tasks + more, allowed_extra=2).good
 
@@ -158,7 +158,7 @@ def test_hard_limit_ends_what_does_not_end(limited: WorkerProcess) -> None:
         print(f"W8, W9: {name} FAILURE after {took:.2f} s, limit 1 s")
         assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "TimeLimitExceeded")
         assert "time limit of 1 s" in meta["result"]["exc_message"][0]
-        assert took < 1 + 3
+        assert took < 1 + 10
         runs = limited.oracle.executions(task)
         assert len(runs) == 1
         # Its place is taken by a new process.
@@ -181,10 +181,10 @@ def test_heartbeat_file_tells_a_worker_that_hangs(limited: WorkerProcess) -> Non
     limited.send("sleep", 0.4)
     for _ in range(3):
         seen = file.stat().st_mtime_ns
-        wait_until(lambda seen=seen: file.stat().st_mtime_ns > seen, 5)  # type: ignore[misc]
+        wait_until(lambda seen=seen: file.stat().st_mtime_ns > seen)  # type: ignore[misc]
     limited.signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: age() > 1, 5)
+        wait_until(lambda: age() > 1)
     finally:
         limited.signal(signal.SIGCONT)
     wait_until(lambda: age() < 0.5)

@@ -120,7 +120,7 @@ def test_f8_an_expired_member_fails_its_chord(site: WorkerProcess, parked: Take)
     app = site.client
     header = [app.signature("add", args=(n, 1), options={"expires": 0.2}) for n in range(3)]
     body: Any = chord(header, app=app)(app.signature("total"))
-    meta = site.ended(body.id, 5)
+    meta = site.ended(body.id)
     assert meta["status"] == "FAILURE"
     assert "expired" in str(meta["result"])
     assert parked(0) == []
@@ -130,7 +130,7 @@ def test_an_expired_step_ends_its_chain(site: WorkerProcess) -> None:
     app = site.client
     steps = chain(app.signature("add", args=(1, 1), options={"expires": 0.2}), app.signature("echo"), app=app)
     last: Any = steps.apply_async()
-    assert site.ended(last.id, 5)["status"] == "REVOKED"
+    assert site.ended(last.id)["status"] == "REVOKED"
 
 
 def test_an_end_that_is_stored_stays(site: WorkerProcess, parked: Take) -> None:
@@ -154,7 +154,7 @@ def test_w2_a_poison_task_is_parked_with_its_reason(worker: WorkerProcess, parke
     before = time.time()
     poison, good = worker.send("die"), worker.send("add", 1, 2)
     (letter,) = parked(timeout=30)
-    assert worker.ended(good, 10)["result"] == 3
+    assert worker.ended(good)["result"] == 3
     meta = worker.meta(poison)
     assert (meta["status"], type(meta["result"]).__name__) == ("FAILURE", "WorkerLost")
     assert len(worker.oracle.executions(poison)) == 2
@@ -246,7 +246,7 @@ def test_a_dead_member_fails_its_chord(site: WorkerProcess, parked: Take) -> Non
     app.backend.set_chord_size(group, 1)
     member: dict[str, Any] = {"id": str(uuid4()), "task": "add", "group": group, "group_index": 0}
     bury(site, body_of(1, 2, chord=body), reason="delivery_limit", **member)
-    meta = site.ended(body_id, 15)
+    meta = site.ended(body_id)
     parked()
     assert meta["status"] == "FAILURE"
     assert "delivery-limit" in str(meta["result"])

@@ -221,7 +221,7 @@ def test_what_a_workflow_sends_later_is_signed(worker: WorkerProcess) -> None:
 
 def test_remote_control_is_json(worker: WorkerProcess) -> None:
     control: Any = worker.client.control
-    assert control.ping(timeout=5, limit=1)[0].popitem()[1] == {"ok": "pong"}
+    assert control.ping(timeout=20, limit=1)[0].popitem()[1] == {"ok": "pong"}
 
 
 def test_signed_pickle_on_a_queue_of_json_is_refused(make_worker: WorkerFactory, worker: WorkerProcess) -> None:

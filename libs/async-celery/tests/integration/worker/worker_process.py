@@ -36,7 +36,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 _START_DEADLINE = 30.0  # s
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0, *, what: str = "the condition") -> float:
+def wait_until(condition: Callable[[], bool], timeout: float = 20.0, *, what: str = "the condition") -> float:
     """Poll until `condition` holds; return how long it took, in s."""
     started = time.monotonic()
     while not condition():
@@ -188,11 +188,11 @@ class WorkerProcess:
         """Send a signal to the main process."""
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 30.0) -> int:
         """Wait until the main process has ended; return its exit code."""
         return self.process.wait(timeout)
 
-    def stop(self, timeout: float = 15.0) -> int:
+    def stop(self, timeout: float = 30.0) -> int:
         """Ask it to end as a deploy does (TERM, warm), and wait."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
@@ -234,14 +234,14 @@ class WorkerProcess:
         meta: dict[str, Any] = self.client.backend.get_task_meta(task_id, cache=False)
         return meta
 
-    def ended(self, task_id: str, timeout: float = 10.0) -> dict[str, Any]:
+    def ended(self, task_id: str, timeout: float = 20.0) -> dict[str, Any]:
         """Wait until a task has a terminal state; return what is stored of it."""
         wait_until(
             lambda: self.meta(task_id)["status"] in states.READY_STATES, timeout, what=f"the end of {task_id}"
         )
         return self.meta(task_id)
 
-    def stored(self, task_id: str, timeout: float = 10.0) -> dict[str, Any]:
+    def stored(self, task_id: str, timeout: float = 20.0) -> dict[str, Any]:
         """Wait until a task has a terminal state; return the JSON that is stored for it."""
         self.ended(task_id, timeout)
         backend: Any = self.client.backend

@@ -84,7 +84,7 @@ def test_message_whose_refusal_cannot_be_stored_is_left_to_the_reaper() -> None:
     it = message(b"{", {**GOOD, "expires": "2020-01-01T00:00:00+00:00"})
     it.reject_log_error = lambda *_: settled.append("dead letter")  # type: ignore[method-assign]
     backend = SimpleNamespace(mark_as_revoked=_refuse)
-    consumer: Any = SimpleNamespace(app=SimpleNamespace(backend=backend), connection_errors=())
+    consumer: Any = SimpleNamespace(app=SimpleNamespace(backend=backend), connection_errors=(), strategies={})
     Consumer.refuse(consumer, it, DecodeError("it is stale"))
     assert settled == ["dead letter"]
 

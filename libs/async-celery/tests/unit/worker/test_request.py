@@ -1,17 +1,19 @@
 """What the main process does with a message whose task did not return."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 from kombu import Message
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from async_celery.worker import Policy, install
+from async_celery.worker.observer import End, Observer, observe
 from async_celery.worker.request import ReliableRequest
 from async_celery.worker.task import REVOKED_AS, GivenUp, Revoked
 
@@ -108,6 +110,55 @@ def test_what_the_child_has_stored_is_only_settled(
 ) -> None:
     made.fail(exc, return_ok=True)
     assert (made.settled, made.events, made.backend.calls) == (settled, events, [])
+
+
+class Listener(Observer):
+    """Takes down how deliveries end."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str | None]] = []
+
+    def message_ended(self, task: str, request: Mapping[str, Any], end: End, error: str | None = None) -> None:
+        self.heard.append((end.value, error))
+
+
+@pytest.mark.parametrize(
+    ("exc", "told", "heard"),
+    [
+        # Its process has told, but of what is revoked.
+        (ValueError(), True, []),
+        (MemoryError(), True, []),
+        (Ignore(), True, []),
+        (Reject("for good", requeue=False), True, []),
+        (GivenUp("WorkerLost: it died", requeue=False), True, []),
+        (Revoked("revoked"), True, [("revoked", None)]),
+        (Revoked("terminated"), True, [("revoked", None)]),
+        (Revoked("expired"), True, [("expired", None)]),
+        # Nobody has.
+        (ValueError(), False, [("failure", "ValueError")]),
+        (MemoryError(), False, [("worker_lost", None)]),
+        (WorkerLostError(), False, [("worker_lost", None)]),
+        (SystemExit(), False, [("worker_lost", None)]),
+        (TimeLimitExceeded(1), False, [("time_limit", None)]),
+        (Terminated(15), False, [("revoked", None)]),
+    ],
+)
+def test_the_main_process_tells_what_no_other_has(
+    made: Made, exc: BaseException, told: bool, heard: list[tuple[str, str | None]]
+) -> None:
+    listener = Listener()
+    observe(made.request.app, listener)
+    made.fail(exc, return_ok=told)
+    assert listener.heard == heard
+
+
+def test_of_what_is_interrupted_nobody_tells(made: Made) -> None:
+    listener = Listener()
+    observe(made.request.app, listener)
+    made.request._already_cancelled = True
+    for exc in (SystemExit(), Terminated(15)):
+        made.fail(exc)
+    assert listener.heard == []
 
 
 def test_another_runs_times_are_not_this_ones() -> None:
