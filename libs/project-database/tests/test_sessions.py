@@ -25,7 +25,7 @@ from project_database.errors import (
     StillReferenced,
     TransactionConflict,
 )
-from project_database.sessions import Database, Query, copy_rows, open_database
+from project_database.sessions import Database, PoolObserver, PoolStatus, Query, copy_rows, open_database
 from project_database.tables import City, Country
 
 
@@ -248,6 +248,41 @@ async def test_a_full_pool_refuses_in_time_and_stays_in_its_bounds(france: Datab
             await names(france)
         assert 0.15 < time.monotonic() - started < 0.5
     assert await names(france) == ["Paris"]
+
+
+class Witness(PoolObserver):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.timeouts = 0
+
+    def waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def timed_out(self) -> None:
+        self.timeouts += 1
+
+
+async def test_waits_for_a_connection_are_told(address: str) -> None:
+    witness = Witness()
+    options: dict[str, Any] = {"timeout": 2, "pool_size": 1, "pool_timeout": 0.2, "observer": witness}
+    async with open_database(address, application_name="tests", **options) as database:
+        assert database.pool_status() == PoolStatus(used=0, idle=0)
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            assert database.pool_status() == PoolStatus(used=1, idle=0)
+            with pytest.raises(PoolExhausted):
+                await names(database)
+        assert database.pool_status() == PoolStatus(used=0, idle=1)
+        await names(database)
+        await database.read(Query(select(text("1"))))
+    assert witness.timeouts == 1
+    making, waiting, none, without_session = witness.waits
+    assert 0 <= without_session < waiting
+    assert 0 < making < 2
+    assert 0.15 < waiting < 1
+    assert 0 <= none < waiting
 
 
 async def test_a_session_without_a_statement_takes_no_connection(france: Database) -> None:

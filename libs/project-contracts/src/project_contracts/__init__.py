@@ -5,5 +5,6 @@ task's code; the worker registers a function under the same contract. A typo is 
 message that nobody consumes.
 
 What belongs here: queue names, task contracts (name, queue, serializer, payload and result models), the
-addresses of the services both talk to. Standard library and pydantic only.
+addresses of the services both talk to, what their log lines look like. Standard library, pydantic and
+ecs-logging only.
 """

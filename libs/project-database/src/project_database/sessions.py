@@ -15,9 +15,10 @@ What belongs here: engine, pool, transaction scope, translation of errors. Queri
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy import Executable, Row, SelectBase, event, text
@@ -26,6 +27,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError, EmulatedDBAPIException
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from project_database.errors import (
@@ -74,6 +76,30 @@ class Query:
         """Return what `sql` takes, in its order."""
         known = {**self._constants, **values}
         return [known[name] for name in self._names]
+
+
+class PoolStatus(NamedTuple):
+    """How many connections are with transactions, and how many wait for one."""
+
+    used: int
+    idle: int
+
+
+class PoolObserver:
+    """Is told how long transactions wait for their connections, and does nothing: subclass it to measure.
+
+    It is called in the way of every transaction: it must be quick, and must not raise.
+    """
+
+    def waited(self, seconds: float) -> None:
+        """A transaction has waited so long for a connection, in s, with or without success."""
+
+    def timed_out(self) -> None:
+        """No connection became free in time."""
+
+
+NOBODY = PoolObserver()
+"""Looks at nothing."""
 
 
 class Database:
@@ -145,6 +171,12 @@ class Database:
         finally:
             connection.close()
 
+    def pool_status(self) -> PoolStatus:
+        """Return how many connections there are just now. From any thread."""
+        pool = self.engine.pool
+        assert isinstance(pool, AsyncAdaptedQueuePool)  # noqa: S101  # `open_database` has made it
+        return PoolStatus(used=pool.checkedout(), idle=pool.checkedin())
+
     async def ping(self, statement: Executable = _NOTHING) -> Sequence[Row[Any]]:
         """Ask a small question, in time, and return its answer's rows.
 
@@ -182,6 +214,8 @@ async def open_database(
     pool_timeout: float = 1.0,
     lock_timeout: float = 2.0,
     statement_timeout: float = 5.0,
+    observer: PoolObserver = NOBODY,
+    traced: bool = False,
 ) -> AsyncIterator[Database]:
     """Make the engine, close its connections at the end. Nothing is opened until the first use.
 
@@ -193,14 +227,20 @@ async def open_database(
         pool_timeout: how long a transaction waits for one to be free, in s.
         lock_timeout: how long a statement waits for a lock, in s.
         statement_timeout: how long a statement runs, in s; a COPY is one statement.
+        observer: is told how long transactions wait for their connections.
+        traced: whether statements become spans, which needs OpenTelemetry (`tracing.py`).
     """
 
     async def connect(*args: Any, **kwargs: Any) -> "asyncpg.Connection[asyncpg.Record]":
         with translate(OSError, TimeoutError):
-            return await asyncpg.connect(*args, **kwargs)
+            connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(*args, **kwargs)
+        if spans is not None:
+            connection.add_query_logger(spans.told_by_driver)
+        return connection
 
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        poolclass=_pool_observed_by(observer),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout,
@@ -220,6 +260,11 @@ async def open_database(
             },
         },
     )
+    spans = None
+    if traced:
+        from project_database.tracing import StatementSpans  # needs OpenTelemetry
+
+        spans = StatementSpans(engine.sync_engine)
     event.listen(engine.sync_engine, "checkout", _replace_closed)
     event.listen(engine.sync_engine, "handle_error", _translate_in_engine)
     try:
@@ -280,6 +325,23 @@ async def copy_rows(
             raise
         raise ours from error
     return int(status.removeprefix("COPY "))
+
+
+def _pool_observed_by(observer: PoolObserver) -> type[AsyncAdaptedQueuePool]:
+    """Return SQLAlchemy's own pool for asyncio; its events begin only when a connection is there."""
+
+    class ObservedPool(AsyncAdaptedQueuePool):
+        def connect(self) -> PoolProxiedConnection:
+            started = time.perf_counter()
+            try:
+                return super().connect()
+            except NoConnectionFree:
+                observer.timed_out()
+                raise
+            finally:
+                observer.waited(time.perf_counter() - started)
+
+    return ObservedPool
 
 
 def _milliseconds(seconds: float) -> str:
