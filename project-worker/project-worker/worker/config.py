@@ -9,7 +9,7 @@ with their unit in the name. No secret has a default: a missing one stops the st
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +21,7 @@ from project_contracts.connections import (
     explain_unreadable_env,
     find_env_file,
 )
+from project_contracts.logs import Environment, LogFormat, LogLevel
 from project_contracts.signing import SigningKeys
 
 
@@ -39,11 +40,27 @@ class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
     worker_name: str = "project-worker"
     worker_version: str = "0.1.0"
     worker_description: str = "Works the tasks of the queue project-worker."
-    environment: Literal["development", "production"] = "development"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    environment: Environment = "development"
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat | None = Field(
+        default=None, description="json or console; unless set, json in production, console in development"
+    )
     task_events: bool | None = Field(
         default=None,
         description="tell monitors (Flower, `celery events`) about each task; on in development unless set",
+    )
+
+    worker_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="where the worker serves its metrics; 0: nowhere"
+    )
+    pickle_worker_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="the same of the worker of signed pickle"
+    )
+    worker_metrics_host: str = Field(
+        default="127.0.0.1", description="0.0.0.0 in a container: Prometheus is in another one"
+    )
+    worker_metrics_directory: Path | None = Field(
+        default=None, description="its processes' files are in a folder here; in shared memory unless set"
     )
 
     task_time_limit_seconds: float = Field(

@@ -17,6 +17,7 @@ from async_celery.queues import work_queue
 from async_celery.signed_pickle import CONTENT_TYPE, KeyRing, SignedPickle
 from async_celery.signed_pickle import register as register_signed_pickle
 from async_celery.worker import Policy, install
+from async_celery.worker.metrics import install_metrics
 from project_contracts.invoices import PICKLED
 from project_contracts.queues import PROJECT_WORKER, PROJECT_WORKER_PICKLE, QUEUES
 from worker import tasks
@@ -24,6 +25,7 @@ from worker.config import Settings, load_settings
 from worker.connection import WorkerAMQP
 from worker.database import session
 from worker.logging import install_logging
+from worker.tracing import install_tracing
 
 
 def create_app(settings: Settings | None = None) -> Celery:
@@ -38,7 +40,7 @@ def create_app(settings: Settings | None = None) -> Celery:
     settings = settings or load_settings()
     # It signs what it sends to the other queue, and has nothing that would unpickle.
     register_signed_pickle(_signed_pickle(settings), opens=False)
-    app = _create(settings, queue=PROJECT_WORKER)
+    app = _create(settings, queue=PROJECT_WORKER, metrics_port=settings.worker_metrics_port)
     session.configure(app, settings)
     tasks.register(app, settings)
     return app
@@ -55,7 +57,7 @@ def create_pickle_app(settings: Settings | None = None) -> Celery:
     """
     settings = settings or load_settings()
     register_signed_pickle(_signed_pickle(settings), opens=True)
-    app = _create(settings, queue=PROJECT_WORKER_PICKLE)
+    app = _create(settings, queue=PROJECT_WORKER_PICKLE, metrics_port=settings.pickle_worker_metrics_port)
     app.conf.accept_content = [CONTENT_TYPE]
     # What workers are told (revoke, shutdown, …) comes as JSON, also here.
     control: Any = app.control
@@ -69,15 +71,23 @@ def _signed_pickle(settings: Settings) -> SignedPickle:
     return SignedPickle(keys, classes=PICKLED)
 
 
-def _create(settings: Settings, *, queue: str) -> Celery:
+def _create(settings: Settings, *, queue: str, metrics_port: int) -> Celery:
     # Never "current": whoever makes a signature must say for which app, or it would go to a wrong broker.
     app = Celery(settings.worker_name, set_as_current=False, amqp=WorkerAMQP)
     app.conf.update(_configuration(settings))
     install(app, _policy(settings))
+    if metrics_port:
+        install_metrics(
+            app,
+            port=metrics_port,
+            host=settings.worker_metrics_host,
+            directory=settings.worker_metrics_directory,
+        )
     # The app can send to every queue. Without -Q, its worker consumes its own alone.
     app.amqp.queues.select([queue])
     _work_only(app, queue)
-    install_logging(settings)
+    install_logging(app, settings)
+    install_tracing(app, settings)
     return app
 
 

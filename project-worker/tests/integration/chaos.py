@@ -465,7 +465,7 @@ class Faults:
 async def _until_it_runs(worker: Worker) -> None:
     # One that is told to end before it has begun ends as well; but that is no deploy.
     with contextlib.suppress(AssertionError):
-        await eventually(worker.ready, 10, "it runs")
+        await eventually(worker.ready, 30, "it runs")
 
 
 def _kill(pid: int) -> None:

@@ -57,7 +57,7 @@ async def test_b1_killed_and_b8_absent_at_start(own_system: OwnSystem, oracle: O
         await asyncio.to_thread(own_system.keep_queues)
         handles = [await send(client, WORK, oracle, seconds=0.3, value=n) for n in range(12)]
         accepted += [handle.id for handle in handles]
-        await eventually(lambda: len(oracle.executions()) > CONCURRENCY, 10, "some run")
+        await eventually(lambda: len(oracle.executions()) > CONCURRENCY, 20, "some run")
         own_system.rabbit.kill()
         with own_system.worker("latecomer") as latecomer:
             await eventually(lambda: "Cannot connect" in latecomer.text, 20, "a worker starts without a broker")
@@ -153,7 +153,7 @@ async def test_b5_the_queue_is_deleted(own_system: OwnSystem, oracle: Oracle) ->
         with own_system.connection() as channel:
             channel.queue_delete(PROJECT_WORKER)
         recovery = await served(client, oracle, 15, accepted)
-        assert await (await send(client, WORK, oracle, seconds=0, value=3)).result(timeout=5) == 3
+        assert await (await send(client, WORK, oracle, seconds=0, value=3)).result(timeout=20) == 3
     print(f"B5 queue deleted: served again after {recovery:.1f} s")
 
 
@@ -185,14 +185,14 @@ async def test_b7_permissions_are_withdrawn(own_system: OwnSystem, oracle: Oracl
                 own_system.evaluate,
                 f'rabbit_auth_backend_internal:clear_permissions(<<"test">>, <<"/">>, <<"test">>), {_RECONNECT}',
             )
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 with pytest.raises((PublishError, TransportError)):
                     while True:
                         await send(client, WORK, oracle, seconds=0, value=1)
             await eventually(lambda: "NOT_ALLOWED" in steady.text[logged:], 15, "the worker is refused as well")
         finally:
             await asyncio.to_thread(own_system.rabbit.control, "set_permissions", "test", ".*", ".*", ".*")
-        recovery = await served(client, oracle, 10, accepted)
+        recovery = await served(client, oracle, 20, accepted)
     print(f"B7 permissions withdrawn: served {recovery:.1f} s after they were given back")
     assert oracle.verdict(accepted).good
 

@@ -98,5 +98,5 @@ def test_the_other_worker_signs_what_it_sends(worker: RunningWorker) -> None:
 
 def test_it_can_be_told_to_do_things(pickle_worker: RunningWorker) -> None:
     """Remote control stays JSON: without it, no task could be revoked."""
-    answers: Any = pickle_worker.client.control.ping(timeout=5, limit=1)
+    answers: Any = pickle_worker.client.control.ping(timeout=20, limit=1)
     assert [list(answer.values()) for answer in answers] == [[{"ok": "pong"}]]

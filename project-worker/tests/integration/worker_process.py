@@ -32,7 +32,7 @@ from worker.main import create_app
 IMPORT_ROOT = Path(__file__).resolve().parents[2] / "project-worker"
 SEED_COMMAND = "-A tasks:app worker --pool prefork -Q project-worker --concurrency=1 -n worker@%h"
 START_DEADLINE = 30.0  # s
-STOP_DEADLINE = 15.0  # s
+STOP_DEADLINE = 30.0  # s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def running_worker(folder: Path, command: str, workdir: Path, **variables: objec
             stop(process)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"

@@ -41,6 +41,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = use(monkeypatch)
     assert (settings.task_time_limit_seconds, settings.task_soft_time_limit_seconds) == (300, 270)
     assert settings.result_expires_seconds == 86400
+    assert (settings.worker_metrics_port, settings.pickle_worker_metrics_port) == (0, 0)
     assert settings.broker == f"amqp://project:{SECRET}@127.0.0.1:5672/project"
     assert settings.backend == f"redis://:{SECRET}@127.0.0.1:6379/0"
     assert settings.database == f"postgresql://project:{SECRET}@127.0.0.1:5432/project"

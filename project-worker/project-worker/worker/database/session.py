@@ -17,6 +17,7 @@ from celery import Celery, current_task
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from async_celery.worker import shared
+from project_contracts import traces
 from project_database.sessions import open_database
 from worker.config import Settings
 
@@ -34,6 +35,7 @@ def configure(app: Celery, settings: Settings) -> None:
         pool_timeout=settings.postgres_pool_timeout_seconds,
         lock_timeout=settings.postgres_lock_timeout_seconds,
         statement_timeout=settings.postgres_statement_timeout_seconds,
+        traced=traces.are_wanted(),
     )
     setattr(app, _KEY, opener)
 
