@@ -21,10 +21,12 @@ from functools import partial
 from uuid import UUID
 
 from app.celery.journal import Journal
+from app.core import context
 from app.database.listening import listen
 from app.database.outbox import CHANNEL, Message, Outbox, hear_commits
 from async_celery import AsyncCelery, TransportError
 from async_celery.backoff import Backoff
+from project_contracts.headers import REQUEST_ID
 from project_database.errors import DatabaseError
 from project_database.sessions import Database
 
@@ -141,13 +143,14 @@ class Relay:
 
     async def _set_aside(self, outbox: Outbox, message: Message, failure: Exception) -> None:
         await outbox.set_aside(message.id, f"{type(failure).__name__}: {failure}")
-        logger.error(
-            "task %s (%s) can never be sent as it is: %s. It stays in the table outbox: mend the row and set its "
-            "error to NULL, or delete it",
-            message.id,
-            message.name,
-            failure,
-        )
+        with context.on_behalf_of(message.headers.get(REQUEST_ID)):
+            logger.error(
+                "task %s (%s) can never be sent as it is: %s. It stays in the table outbox: mend the row and set "
+                "its error to NULL, or delete it",
+                message.id,
+                message.name,
+                failure,
+            )
 
 
 class _Outage:

@@ -55,7 +55,7 @@ def client(api: Api, worker: Worker) -> Iterator[httpx.Client]:
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     running = Worker(tmp_path_factory.mktemp("worker") / "log")
     try:
-        wait_until(running.ready, 30, "the worker is ready")
+        wait_until(running.ready, 60, "the worker is ready")
         yield running
     finally:
         running.stop()

@@ -68,7 +68,7 @@ class Api:
 def running_api(log: Path, **settings: str) -> Iterator[Api]:
     api = Api(log, settings)
     try:
-        wait_until(api.alive, 20, "the API answers")
+        wait_until(api.alive, 60, "the API answers")
         yield api
     finally:
         api.process.terminate()
@@ -121,12 +121,13 @@ class Worker:
 
 
 @contextmanager
-def running_reaper(log: Path) -> Iterator[None]:
+def running_reaper(log: Path, app: str = "worker_app:app") -> Iterator[None]:
     """The process that parks dead letters, beside the worker."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "async_celery.worker.reaper", "-A", "worker_app:app", "-l", "INFO"],
+            [sys.executable, "-m", "async_celery.worker.reaper", "-A", app, "-l", "INFO"],
             cwd=HERE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, WORKER_IMPORTS))},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

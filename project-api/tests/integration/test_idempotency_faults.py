@@ -54,7 +54,9 @@ def test_fifty_times_each_key_at_once(client: httpx.Client, worker: Worker, api:
     urls = (api.url, second_api.url)
 
     async def post_all() -> list[tuple[int, httpx.Response]]:
-        async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=50)) as http:
+        # Most of them wait for a connection of the client, all in all as long as all take.
+        timeout, limits = httpx.Timeout(30, pool=None), httpx.Limits(max_connections=50)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits) as http:
 
             async def post(number: int, repeat: int) -> tuple[int, httpx.Response]:
                 url = f"{urls[repeat % 2]}{MULTIPLY}/async"

@@ -39,6 +39,7 @@ from app.celery.async_celery import create_celery
 from app.core.config import Settings
 from app.core.idempotency import Fingerprint
 from app.database.session import open_database
+from project_database.sessions import NOBODY
 
 pytestmark = pytest.mark.usefixtures("clean_tables")
 
@@ -206,7 +207,7 @@ async def test_whatever_keeps_it_from_being_sent(error: type[BaseException]) -> 
     upload: Any = SimpleNamespace(
         producer=producer, celery=celery, fingerprint=fingerprint, send_workflow=send_workflow
     )
-    async with open_database(settings) as opened:
+    async with open_database(settings, NOBODY) as opened:
         resources: Any = SimpleNamespace(uploads=Uploads(settings), database=opened)
         with pytest.raises(error):
             await create_import(request, Response(), resources, upload)

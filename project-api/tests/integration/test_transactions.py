@@ -1,13 +1,15 @@
 """One request, one transaction: committed before the answer leaves, or nothing; repeated once."""
 
+import re
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import database
 import httpx
 import pytest
-from processes import Api
+from processes import Api, wait_until
 
 FRANCE = """
     INSERT INTO countries (geonameid, code, code3, numeric_code, name, continent)
@@ -53,6 +55,23 @@ def test_who_reads_after_the_answer_sees_the_row(http: httpx.Client) -> None:
             assert http.post("/v1/cities", json=city(number)).status_code == 201
             assert time.monotonic() - started > 0.3
             assert committed() == number
+
+
+def sent(api: Api, geonameid: int) -> list[str]:
+    """Send a city; return the tasks that the access line names."""
+    request_id = str(uuid.uuid4())
+    httpx.post(f"{api.url}/v1/cities", json=city(geonameid), headers={"X-Request-ID": request_id}, timeout=20)
+    access = re.compile(rf"app\.access \[{request_id}\] POST /v1/cities \d+ [\d.]+ ms(?:, sent (.*))?")
+    wait_until(lambda: bool(access.search(api.log.read_text())), 20, "the line is there")
+    [tasks] = access.findall(api.log.read_text())
+    return tasks.split(", ") if tasks else []
+
+
+def test_the_access_line_names_tasks_that_were_committed(http: httpx.Client, api: Api) -> None:
+    with at_commit("RAISE 'no' USING ERRCODE = 'serialization_failure'"):  # each of two tries adds a task
+        assert sent(api, 1) == []
+    assert committed() == 0
+    assert len(sent(api, 1)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
-"""What every request passes through: its id, its log line, its size limit, and the last net under errors.
+"""What every request passes through: its id, log line, figures and size limit, and the last net under errors.
 
 How it works: pure ASGI (Starlette's BaseHTTPMiddleware breaks cancellation and context variables). The id
 comes from `X-Request-ID` when it is short and printable, else it is made here; it stands in the response, in
-every log line of the request, and in the headers of every message sent meanwhile. The body is counted while it
-is read, so that a missing or lying Content-Length does not help.
+every log line of the request, and in the headers of every message sent meanwhile. Its log line and its figures
+(`metrics.py`) are made of one and the same, when it ends. The body is counted while it is read, so that a missing
+or lying Content-Length does not help.
 
 What belongs here: what is true of every request, whatever the endpoint.
 """
 
 import logging
-import re
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -19,41 +19,60 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.metrics import HttpMetrics
 from app.api.problems import problem_response
+from app.api.routes import route_of
 from app.core import context
+from app.core.logging import Access
+from project_contracts.headers import is_request_id
 
 logger = logging.getLogger("app.access")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = b"x-request-id"
+
+_CANCELLED = 499
+"""The status of a request that was cancelled before its answer began, at shutdown: nobody's error."""
 
 
 class RequestContextMiddleware:
-    """Gives each request its id and its log line; answers 500 where nothing else did."""
+    """Gives each request its id, logs and counts it; answers 500 where nothing else did."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request with its id."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        proposed = Headers(scope=scope).get("x-request-id", "")
-        request_id = proposed if _REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
-        token = context.request_id.set(request_id)
-        started = time.perf_counter()
-        status = 0
+        request_id = _proposed_id(scope) or os.urandom(16).hex()
+        tasks: list[str] = []
+        tokens = context.request_id.set(request_id), context.sent_tasks.set(tasks)
+        status = received = sent = 0
+        failure: str | None = None
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, request_id.encode())]
+            else:
+                sent += len(message.get("body", b""))
             await send(message)
 
+        self._metrics.began(scope["method"])
+        started = time.perf_counter_ns()
         try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
+            await self._app(scope, counted_receive, send_with_id)
+        except Exception as error:
+            failure = type(error).__name__
             logger.exception("unhandled error")
             if status == 0:
                 response = problem_response(
@@ -64,9 +83,20 @@ class RequestContextMiddleware:
                 )
                 await response(scope, receive, send_with_id)
         finally:
-            milliseconds = (time.perf_counter() - started) * 1000
-            logger.info("%s %s %d %.1f ms", scope["method"], scope["path"], status, milliseconds)
-            context.request_id.reset(token)
+            elapsed = time.perf_counter_ns() - started
+            status = status or _CANCELLED
+            access = Access(scope["method"], scope["path"], route_of(scope), status, elapsed, tasks)
+            logger.info(access)
+            failure = failure or scope.get("state", {}).get("failure")
+            self._metrics.ended(access, received=received, sent=sent, failure=failure)
+            context.request_id.reset(tokens[0])
+            context.sent_tasks.reset(tokens[1])
+
+
+def _proposed_id(scope: Scope) -> str | None:
+    """Return the id that a client proposes; None where it is none. (Starlette's `Headers` would decode all.)"""
+    proposed = next((value for name, value in scope["headers"] if name == _REQUEST_ID), b"").decode("latin-1")
+    return proposed if is_request_id(proposed) else None
 
 
 class BodyLimitMiddleware:

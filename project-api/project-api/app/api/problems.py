@@ -225,6 +225,8 @@ async def _from_table(request: Request, error: Exception) -> Response:
     row = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     if row.detail is not None:
         logger.warning("%s: %s", row.title, error)
+    if row.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        request.state.failure = type(error).__name__  # for `app.api.metrics`
     return problem_response(
         request.url.path,
         row.status,

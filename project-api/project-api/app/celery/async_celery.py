@@ -15,8 +15,11 @@ from celery import Celery
 from app.core.config import Settings
 from async_celery import AsyncCelery
 from async_celery.dead_letters import DeadLetters
+from async_celery.observation import Observer
 from async_celery.queues import work_queue
 from async_celery.signed_pickle import KeyRing, SignedPickle, register
+from async_celery.spans import Tracer
+from project_contracts import traces
 from project_contracts.invoices import PICKLED
 from project_contracts.queues import QUEUES
 
@@ -54,7 +57,7 @@ def create_celery(settings: Settings) -> Celery:
     return app
 
 
-def create_async_celery(app: Celery, settings: Settings) -> AsyncCelery:
+def create_async_celery(app: Celery, settings: Settings, observer: Observer) -> AsyncCelery:
     """Make the awaitable client around `app`; the caller enters and leaves it (`async with`)."""
     return AsyncCelery(
         app,
@@ -62,7 +65,17 @@ def create_async_celery(app: Celery, settings: Settings) -> AsyncCelery:
         publish_timeout=settings.publish_timeout_seconds,
         backend_timeout=settings.backend_timeout_seconds,
         task_deadline=settings.task_deadline_seconds,
+        observer=observer,
+        tracer=_create_tracer(),
     )
+
+
+def _create_tracer() -> Tracer | None:
+    if not traces.are_wanted():
+        return None
+    from async_celery.tracing import OpenTelemetryTracer  # imported where it is wanted alone
+
+    return OpenTelemetryTracer()
 
 
 def create_dead_letters(app: Celery, settings: Settings) -> DeadLetters:

@@ -67,6 +67,7 @@ class Producer:
             result_type=TypeAdapter(contract.result).validate_python,
         )
         self._journal.sent(handle.id, accepted=accepted)
+        context.note_task(handle.id)
         return handle
 
     @overload
@@ -109,6 +110,7 @@ class Producer:
             workflow, task_id=task_id, expires=expires, result_type=TypeAdapter(result).validate_python
         )
         self._journal.sent(handle.id, accepted=accepted)
+        context.note_task(handle.id)
         return handle
 
     def handle(self, task_id: str, result: Any = None) -> TaskHandle[Any]:

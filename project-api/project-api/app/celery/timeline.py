@@ -1,23 +1,27 @@
-"""A task's timeline: what happened to it when, and how long each step took.
+"""A task's timeline: what happened to it when, how long each step took, and where the time went in all.
 
-How it works: three witnesses, each by its own clock. The API noted when it accepted the task, when the broker
+How it works: four witnesses, each by its own clock. The API noted when it accepted the task, when the broker
 confirmed it and when a client was first told its end (`journal.py`); the worker stored when the message was
-published, received, started and finished, for the last run; `stored` is the date of the stored result. What
+published, due, received, started and finished, for the last run; Redis says when it stored the result. What
 nobody knows (yet) is left out. Steps stand in their order of principle: the milliseconds of one may be negative
-where two clocks differ, or where a worker was faster than the broker's confirm.
+where two clocks differ, or where a worker was faster than the broker's confirm. Durations are of the stages
+between them (`stages.py`).
 
 What belongs here: the timeline's model and how it is put together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import chain
+from types import MappingProxyType
 from typing import Self
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from app.celery.instants import Instant
+from app.celery.stages import Durations, Span, Stage
 from async_celery import TaskState, TaskStatus
 
 
@@ -27,11 +31,28 @@ class Step(StrEnum):
     ACCEPTED = "accepted"
     PUBLISHED = "published"
     CONFIRMED = "confirmed"
+    DUE = "due"
     RECEIVED = "received"
     STARTED = "started"
     FINISHED = "finished"
     STORED = "stored"
     DELIVERED = "delivered"
+
+
+_STAGES = MappingProxyType(
+    {
+        Stage.BEFORE: (Step.ACCEPTED, Step.PUBLISHED),
+        Stage.DELAY: (Step.PUBLISHED, Step.DUE),
+        Stage.QUEUE: (Step.PUBLISHED, Step.STARTED),
+        Stage.RUN: (Step.STARTED, Step.FINISHED),
+        Stage.STORE: (Step.FINISHED, Step.STORED),
+        Stage.DELIVERY: (Step.STORED, Step.DELIVERED),
+    }
+)
+"""Between which steps each stage lies; what is due later than it was published is in its queue from then on."""
+
+_OF_THE_WHOLE = frozenset({Stage.BEFORE, Stage.DELIVERY})
+"""A workflow's own stages; in the others are its tasks."""
 
 
 class TimelineStep(BaseModel):
@@ -49,6 +70,7 @@ class Timeline(BaseModel):
     name: str | None
     status: TaskState
     steps: list[TimelineStep] = Field(description="those that are known")
+    durations: Durations = Field(description="where the time went; of a workflow, together with its tasks")
     children: list["Timeline"] = Field(description="a workflow's tasks, in their order")
 
     @classmethod
@@ -70,6 +92,7 @@ class Timeline(BaseModel):
             name=status.name,
             status=status.state,
             steps=_steps(times),
+            durations=_durations(times, children),
             children=children,
         )
 
@@ -78,17 +101,20 @@ def _times(status: TaskStatus, children: Sequence[Timeline]) -> dict[Step, datet
     run = status.timeline
     times: dict[Step, datetime | None] = {
         Step.PUBLISHED: run.published_at,
+        Step.DUE: run.due_at,
         Step.RECEIVED: run.received_at,
         Step.STARTED: run.started_at,
         Step.FINISHED: run.finished_at,
+        # Who is not our worker says only when it had finished.
+        Step.STORED: run.stored_at or status.finished_at,
     }
     if children:
         # A workflow is in a step from when its first task is, and has finished with its last one.
         for step in (Step.PUBLISHED, Step.RECEIVED, Step.STARTED):
             times[step] = min(_of(children, step), default=None)
         if status.state.is_final:
-            times[Step.FINISHED] = max(_of(children, Step.FINISHED), default=None)
-    times[Step.STORED] = status.finished_at
+            for step in (Step.FINISHED, Step.STORED):
+                times[step] = max(_of(children, step), default=None)
     return times
 
 
@@ -103,3 +129,30 @@ def _steps(times: Mapping[Step, datetime | None]) -> list[TimelineStep]:
             took = None if not steps else round((at - steps[-1].at).total_seconds() * 1000, 3)
             steps.append(TimelineStep(step=step, at=at, milliseconds=took))
     return steps
+
+
+def _durations(times: Mapping[Step, datetime | None], children: Sequence[Timeline]) -> Durations:
+    known = {step: at for step, at in times.items() if at is not None}
+    spans = list(_spans(known, children))
+    moments = list(chain(known.values(), *((span.begin, span.end) for span in spans)))
+    publish = None
+    if Step.PUBLISHED in known and Step.CONFIRMED in known:
+        publish = known[Step.CONFIRMED] - known[Step.PUBLISHED]
+    return Durations.of(
+        spans,
+        total=max(moments) - min(moments) if moments else timedelta(),
+        # What was published after the confirm is a retry.
+        publish=publish if publish is not None and publish >= timedelta() else None,
+    )
+
+
+def _spans(known: Mapping[Step, datetime], children: Sequence[Timeline]) -> Iterator[Span]:
+    for stage, (first, last) in _STAGES.items():
+        if first not in known or last not in known or (children and stage not in _OF_THE_WHOLE):
+            continue
+        begin = known[first]
+        if stage is Stage.QUEUE and Step.DUE in known:
+            begin = max(begin, known[Step.DUE])
+        yield Span(stage, begin, known[last])
+    for child in children:
+        yield from _spans({step.step: step.at for step in child.steps}, child.children)

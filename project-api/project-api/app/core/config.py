@@ -11,7 +11,7 @@ their unit in the name. No secret has a default: a missing one stops the start w
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,6 +23,7 @@ from project_contracts.connections import (
     explain_unreadable_env,
     find_env_file,
 )
+from project_contracts.logs import Environment, LogFormat, LogLevel
 from project_contracts.signing import SigningKeys
 
 
@@ -33,9 +34,13 @@ class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
 
     api_name: str = "full-stack-fastapi-celery"
     api_version: str = "0.1.0"
+    api_revision: str = Field(default="unknown", description="the commit that runs, for app_build_info")
     api_description: str = "Sends tasks by name to Celery workers and tells the truth about them."
-    environment: Literal["development", "production"] = "development"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    environment: Environment = "development"
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat | None = Field(
+        default=None, description="json or console; unless set, json in production, console in development"
+    )
 
     task_id_key: SecretStr = Field(min_length=16, description="MAC key of task ids; the same in every replica")
 

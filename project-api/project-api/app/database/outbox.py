@@ -36,8 +36,20 @@ LONGEST_SILENCE = 10_000
 """ms; a relay that holds messages and says nothing for so long is cut off, so that another one sends them. It is
 well above the time-out of a publish, the only thing that a relay does meanwhile."""
 
-_HAS_MESSAGES = "outbox"
-"""Marks a session whose transaction has added some (`Session.info`)."""
+_ADDED = "outbox"
+"""Where a session keeps the ids of the messages that its transaction has added (`Session.info`)."""
+
+
+@event.listens_for(Session, "after_commit")
+def _note_tasks(session: Session) -> None:
+    """Have the request's log line name its tasks: not before now, they are sent only if this was committed."""
+    for task_id in _committed(session):
+        context.note_task(task_id)
+
+
+def _committed(session: Session) -> Sequence[str]:
+    """Return which messages a session has, at its commit, committed."""
+    return () if session.in_nested_transaction() else session.info.get(_ADDED, ())
 
 
 @contextmanager
@@ -45,7 +57,7 @@ def hear_commits(hear: Callable[[], object]) -> Iterator[None]:
     """Meanwhile, call `hear` whenever a transaction of this process has committed messages."""
 
     def committed(session: Session) -> None:
-        if _HAS_MESSAGES in session.info and not session.in_nested_transaction():
+        if _committed(session):
             hear()
 
     event.listen(Session, "after_commit", committed)
@@ -65,6 +77,15 @@ class Message:
     kwargs: Mapping[str, Any]
     headers: Mapping[str, str]
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """What is in the outbox: messages that wait, those set aside, and for how long the oldest has waited."""
+
+    waiting: int
+    set_aside: int
+    oldest: float  # s; 0 when none waits
 
 
 class Outbox:
@@ -95,7 +116,7 @@ class Outbox:
                 headers=context.message_headers(),
             )
         )
-        self._session.info[_HAS_MESSAGES] = True
+        self._session.info.setdefault(_ADDED, []).append(task_id)
 
     async def take(self, limit: int) -> Sequence[Message]:
         """Return the oldest messages and lock them, but for those that another relay has locked."""
@@ -120,6 +141,21 @@ class Outbox:
             )
             for row in rows
         ]
+
+    async def backlog(self) -> Backlog:
+        """Return how much there is, those included that a relay is sending just now."""
+        waits = OutboxMessage.error.is_(None)
+        since = func.min(OutboxMessage.created_at).filter(waits)
+        row = (
+            await self._session.execute(
+                select(
+                    func.count().filter(waits),
+                    func.count().filter(~waits),
+                    func.coalesce(func.extract("epoch", func.clock_timestamp() - since), 0),
+                ).select_from(OutboxMessage)
+            )
+        ).one()
+        return Backlog(waiting=row[0], set_aside=row[1], oldest=max(0.0, float(row[2])))
 
     async def call_relays(self) -> None:
         """Have every relay look at the outbox, once this transaction is committed."""

@@ -12,13 +12,16 @@ from contextlib import AbstractAsyncContextManager
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.config import Settings
+from project_contracts import traces
 from project_database import sessions
 
 Session = AsyncSession
 """One transaction's session: what endpoints get, and hand to repositories."""
 
 
-def open_database(settings: Settings) -> AbstractAsyncContextManager[sessions.Database]:
+def open_database(
+    settings: Settings, observer: sessions.PoolObserver
+) -> AbstractAsyncContextManager[sessions.Database]:
     """Make the pool, close its connections at the end. Nothing is opened until the first use."""
     return sessions.open_database(
         settings.database,
@@ -28,4 +31,6 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[sessions.Da
         pool_timeout=settings.database_pool_timeout_seconds,
         lock_timeout=settings.database_lock_timeout_seconds,
         statement_timeout=settings.database_statement_timeout_seconds,
+        observer=observer,
+        traced=traces.are_wanted(),
     )

@@ -31,6 +31,42 @@ def test_each_step_is_timed_from_the_known_one_before_it() -> None:
     }  # fmt: skip
 
 
+def test_stages_are_what_lies_between_the_steps() -> None:
+    run = TaskTimeline(published_at=at(0.5), due_at=at(3), received_at=at(3.25), started_at=at(4),
+                       finished_at=at(6), stored_at=at(6.25))  # fmt: skip
+    whole = TaskStatus(
+        id=ID, state=TaskState.SUCCESS, timeline=run, finished_at=at(6), accepted_at=START, attempts=1
+    )
+    noted = {"accepted": at(0).timestamp(), "confirmed": at(1).timestamp(), "delivered": at(7).timestamp()}
+    document = Timeline.from_status(whole, noted)
+    assert list(steps(document)) == [
+        "accepted", "published", "confirmed", "due", "received", "started", "finished", "stored", "delivered",
+    ]  # fmt: skip
+    assert document.durations.model_dump() == {
+        "total": 7000, "before": 500, "delay": 2500, "queue": 1000, "run": 2000, "store": 250, "delivery": 750,
+        "unexplained": 0, "publish": 500,
+    }  # fmt: skip
+
+
+def test_what_is_due_when_it_is_sent_waits_in_its_queue_alone() -> None:
+    run = TaskTimeline(published_at=at(2), due_at=at(1), started_at=at(3))
+    document = Timeline.from_status(TaskStatus(id=ID, state=TaskState.STARTED, timeline=run))
+    assert (document.durations.delay, document.durations.queue) == (0, 1000)
+
+
+def test_a_retry_is_published_after_its_task_was_confirmed() -> None:
+    run = TaskTimeline(published_at=at(2), started_at=at(3))
+    document = Timeline.from_status(TaskStatus(id=ID, state=TaskState.STARTED, timeline=run, accepted_at=START), {
+        "confirmed": at(0.1).timestamp()})  # fmt: skip
+    assert (document.durations.before, document.durations.publish) == (2000, None)
+
+
+def test_of_what_nobody_knows_there_are_no_durations() -> None:
+    document = Timeline.from_status(TaskStatus(id=ID, state=TaskState.QUEUED))
+    assert {ms for ms in document.durations.model_dump().values() if ms is not None} == {0}
+    assert document.durations.total == 0
+
+
 def test_clocks_that_differ_are_not_hidden() -> None:
     noted = {"confirmed": at(1.5).timestamp()}
     assert steps(Timeline.from_status(task(), noted))["received"] == -500
@@ -60,6 +96,12 @@ def test_a_workflow_begins_with_its_first_task_and_finishes_with_its_last() -> N
         "accepted": START, "received": at(1), "started": at(1), "finished": at(5), "stored": at(5)
     }  # fmt: skip
     assert len(document.children) == 3
+    # One of them ran from its second 1 to 5; nobody knows what was before.
+    assert (document.durations.total, document.durations.run, document.durations.unexplained) == (
+        5000,
+        4000,
+        1000,
+    )
 
 
 def test_an_unfinished_workflow_has_not_finished() -> None:

@@ -48,6 +48,7 @@ def test_no_secret_has_a_default(environment: pytest.MonkeyPatch, secret: str) -
         ("RABBITMQ_PORT", "5673", "rabbitmq_port", 5673),
         ("RESULT_WAIT_SECONDS", "2.5", "result_wait_seconds", 2.5),
         ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+        ("LOG_FORMAT", "json", "log_format", "json"),
     ],
 )
 def test_the_environment_overrides_each_field(
@@ -63,6 +64,7 @@ def test_the_environment_overrides_each_field(
         ("REDIS_PORT", "70000"),
         ("RESULT_WAIT_SECONDS", "0"),
         ("ENVIRONMENT", "staging"),
+        ("LOG_FORMAT", "xml"),
         ("TASK_ID_KEY", "short"),
         ("SIGNED_PICKLE_KEY", "short"),
         ("SIGNED_PICKLE_ACCEPTED_KEYS", "short"),

@@ -19,6 +19,7 @@ from app.api.problems import documented
 from app.api.schemas.pages import Digits
 from app.api.task_router import located
 from app.celery.dead_letters import DeadLetterDocument, DeadLetterList, DeletedDeadLetters, ReplayedTask
+from app.core import context
 from async_celery import TaskState
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
@@ -69,4 +70,5 @@ async def replay_dead_letter(
     task_id = await dead_letters.replay(letter_id)
     with suppress(ValueError):  # another producer's task may have an id under which nothing is found here
         response.headers["Location"] = f"/v1/tasks/{UUID(task_id)}"
+        context.note_task(task_id)
     return ReplayedTask(id=task_id, status=TaskState.QUEUED)

@@ -141,7 +141,8 @@ async def get_result(task_id: TaskIdDep, producer: ProducerDep, journal: Journal
 
 @router.get("/{task_id}/timeline", responses=documented(404, 410, 422, 503))
 async def get_timeline(task_id: TaskIdDep, producer: ProducerDep) -> Timeline:
-    """What happened to a task when, and how long each step took; for a workflow, to each of its tasks, too.
+    """What happened to a task when, how long each step took, and where the time went in all: before its message
+    was sent, in the queue, running, being stored, until a client was told; for a workflow, of its tasks, too.
 
     Each step is timed by the clock of the machine where it happened. What the API itself notes (accepted,
     confirmed, delivered) is there 0.1 s later, and can be missing after an outage of Redis.
