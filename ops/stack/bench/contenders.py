@@ -52,7 +52,7 @@ class Contender:
     def environment(self) -> Environment:
         """What it runs in."""
         if self.folder in projects.ROOTS:
-            return environments.of_project(self.folder)
+            return environments.of_service(self.folder)
         own = (_OURS,) if self.folder == "async_celery" else ()
         lock = _FOLDER / self.folder / "requirements.lock"
         return Environment(name=f"bench-{self.folder}", locks=(lock,), paths=(_PROTOCOL, *own))
@@ -94,6 +94,9 @@ NO_OUTBOX = Contender(
     folder="project-api",
     way="without_outbox",
     packages=API.packages,
+)
+UNOBSERVED = Contender(
+    name="limit: the same API, unobserved", folder="project-api", way="unobserved", packages=API.packages
 )
 BARE = Contender(
     name="bare FastAPI and asyncpg", folder="postgres", packages=("fastapi", "uvicorn", "asyncpg", "orjson")

@@ -27,6 +27,7 @@ from stack.bench.contenders import (
     PSQL,
     PUBSUB,
     REFERENCE,
+    UNOBSERVED,
 )
 from stack.bench.results import RowResult
 from stack.bench.rows import (
@@ -35,6 +36,8 @@ from stack.bench.rows import (
     enqueue,
     http,
     imports,
+    observability,
+    observed_worker,
     outbox,
     pages,
     round_trip,
@@ -358,6 +361,27 @@ def _outbox() -> Iterator[Goal]:
     )
 
 
+def _observability() -> Iterator[Goal]:
+    yield Goal(
+        row=observability.ROW.name,
+        figure="HTTP POST → 202 with metrics, logs and ids",
+        case=observability.POST,
+        metric="requests/s",
+        against=(UNOBSERVED.name,),
+        bound=0.9,
+        ours=API.name,
+    )
+    yield Goal(
+        row=observability.ROW.name,
+        figure="worker, no-op, with metrics, logs and ids",
+        case=observed_worker.CASE,
+        metric="tasks/s",
+        against=(observed_worker.UNOBSERVED,),
+        bound=0.9,
+        ours=observed_worker.OBSERVED,
+    )
+
+
 GOALS: tuple[Goal, ...] = (
     *_enqueue(50, 18, 2.8, 0.85),
     *_enqueue(500, 28, 2.5, 0.85),
@@ -373,4 +397,5 @@ GOALS: tuple[Goal, ...] = (
     *_crud(),
     *_pages(),
     *_outbox(),
+    *_observability(),
 )

@@ -10,6 +10,7 @@ from stack.bench.rows import (
     enqueue,
     http,
     imports,
+    observability,
     outbox,
     pages,
     round_trip,
@@ -31,6 +32,7 @@ ROWS: tuple[Row, ...] = (
     crud.ROW,
     pages.ROW,
     outbox.ROW,
+    observability.ROW,
 )
 
 

@@ -4,7 +4,7 @@ How it works: the queue is filled, the worker started, and its progress read fro
 The clock runs from the first tenth of the tasks on, so that starting up is not measured; afterwards every stored
 result is compared with its task's argument.
 
-What belongs here: that procedure, which two rows use.
+What belongs here: that procedure, which several rows use.
 """
 
 import time
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stack.bench.contenders import LIMIT, Contender, ContenderError, Running
+from stack.bench.contenders import LIMIT, Contender, ContenderError, Process
 from stack.bench.lab import Lab
 
 _POLL = 0.01  # s
@@ -56,13 +56,13 @@ def drain(lab: Lab, worker: Worker, queue_type: str, count: int) -> float:
     if worker.progress != "arq":
         lab.broker.require(queue, count)
     with lab.start(worker.contender, "worker", **options) as running:
-        rate = _rate(_done(lab, worker, queue, count), count, running)
+        found = rate(_done(lab, worker, queue, count), count, running)
     if worker.progress != "queue":
         correct = lab.ask(worker.filler, "check", **options)["correct"]
         if correct != count:
             raise ContenderError(f"{count} tasks were run, {correct} have the right result")
     lab.broker.delete(queue)
-    return rate
+    return found
 
 
 def _done(lab: Lab, worker: Worker, queue: str, count: int) -> Callable[[], int]:
@@ -73,7 +73,12 @@ def _done(lab: Lab, worker: Worker, queue: str, count: int) -> Callable[[], int]
     return lambda: lab.store.keys() - worker.other_keys
 
 
-def _rate(done: Callable[[], int], count: int, running: Running) -> float:
+def rate(done: Callable[[], int], count: int, running: Process) -> float:
+    """Wait until so many tasks are done; return how many they were a second, from the first tenth on.
+
+    Raises:
+        ContenderError: They take too long, or the worker has ended.
+    """
     deadline = time.monotonic() + _TIMEOUT
     begin, first = 0.0, 0
     while (now_done := done()) < count:
