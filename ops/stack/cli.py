@@ -9,13 +9,25 @@ What belongs here: commands as thin as they can be, and the printing of errors. 
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from stack import dead_letters, folders, lifecycle, locks, logs, selftest, services, status
+from stack import (
+    dashboards,
+    dead_letters,
+    environments,
+    folders,
+    lifecycle,
+    locks,
+    logs,
+    selftest,
+    services,
+    status,
+)
 from stack.bench import session as benchmark
 from stack.doctor import checks
 from stack.errors import StackError, UsageError
@@ -37,6 +49,8 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
+_PROFILES_HELP = f"{', '.join(services.PROFILES)}; else {', '.join(services.BY_DEFAULT)}"
+
 Names = Annotated[list[str], typer.Argument(metavar="SERVICE...", help="as in ./stack status")]
 AnyNames = Annotated[list[str] | None, typer.Argument(metavar="[SERVICE...]", help="all when none is named")]
 
@@ -47,11 +61,21 @@ def up(
     _native: Annotated[
         bool, typer.Option("--native", help="with Debian's own servers: the only way today")
     ] = True,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option("--profile", envvar="STACK_PROFILES", help=_PROFILES_HELP),
+    ] = None,
 ) -> None:
-    """Start everything (or the named services and what they need), and prove that it works."""
+    """Start everything (or profiles, or the named services, and what they need), and prove that it works."""
     instance = _instance()
-    chosen = services.by_name(names) if names else _everything()
+    chosen = services.by_name(names) if names else _of_profiles(profiles or [])
     wanted = services.with_needs(chosen)
+    # Those that this command starts in the background, and whether their environments must be made first.
+    coming = {
+        service.name: not environments.is_current(environments.of_service(service.name), instance)
+        for service in wanted
+        if service.in_background and not lifecycle.is_running(instance, [service])
+    }
     was_running = lifecycle.is_running(instance, wanted)
     with Board((service.name for service in wanted), console) as board:
         try:
@@ -65,6 +89,12 @@ def up(
     if services.PROJECT_API in wanted and services.PROJECT_WORKER in wanted:
         took = selftest.run(instance)
         console.print(f"Self-test: 6 x 7 through API, RabbitMQ, worker and Redis = 42, in {took * 1000:.0f} ms.")
+    if services.PROMETHEUS in wanted:
+        count, took = selftest.watch(instance, wanted)
+        console.print(f"Monitoring: Prometheus scrapes {count} of {count} targets, after {took:.1f} s.")
+    for name, is_new in coming.items():
+        what = "is being installed (once) and started" if is_new else "starts"
+        console.print(f"{name} {what} in the background: ./stack status says when it is ready.")
 
 
 @app.command()
@@ -208,10 +238,30 @@ def delete_dead_letter(
         dead_letters.delete(_instance(), letter_id, console)
 
 
+@app.command("dashboards")
+def write_dashboards(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="where pictures go; else .stack/dashboards")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="draw pictures from the running Prometheus")] = False,
+    minutes: Annotated[int, typer.Option("--minutes", min=1, help="how far back pictures show")] = 30,
+) -> None:
+    """Write Grafana's dashboards from their Python; with --png, draw them as they are now, without Grafana."""
+    instance = _instance()
+    if png:
+        dashboards.draw(instance, folder or instance.state / "dashboards", minutes=minutes, console=console)
+    elif folder is not None:
+        raise UsageError("a folder is for pictures", hint=f"./stack dashboards --png {folder}")
+    else:
+        dashboards.write(instance, console)
+
+
 @app.command()
 def urls() -> None:
     """Show what there is to open, and where the credentials are."""
-    status.show_links(_instance(), services.SERVICES, console)
+    instance = _instance()
+    running = lifecycle.not_stopped(instance)
+    status.show_links(instance, running or services.of_profiles([]), console)
 
 
 @app.command()
@@ -255,10 +305,11 @@ def lock(
         console.print(f"wrote {path}", highlight=False)
 
 
-def _everything() -> list[Service]:
+def _of_profiles(names: Sequence[str]) -> list[Service]:
+    chosen = services.of_profiles(names)
     if os.environ.get("STACK_RELOAD") == "0":
-        return [service for service in services.SERVICES if service is not services.RELOAD]
-    return list(services.SERVICES)
+        return [service for service in chosen if service is not services.RELOAD]
+    return chosen
 
 
 def _instance() -> Instance:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stack import processes
 from stack.instance import Instance
-from stack.servers.projects import LIBRARIES
+from stack.servers.projects import LIBRARIES, ROOTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,11 @@ class Environment:
     paths: tuple[Path, ...] = ()
 
 
-def of_project(name: str) -> Environment:
-    """Return what a project runs in."""
-    return Environment(name=name, locks=(Path(name) / "requirements.lock",), paths=LIBRARIES)
+def of_service(name: str) -> Environment:
+    """Return what a project runs in, or a server from PyPI, whose lock is in `infra/`."""
+    if name in ROOTS:
+        return Environment(name=name, locks=(Path(name) / "requirements.lock",), paths=LIBRARIES)
+    return Environment(name=name, locks=(Path("infra") / name / "requirements.lock",))
 
 
 def is_current(environment: Environment, instance: Instance) -> bool:
@@ -44,13 +46,26 @@ def is_current(environment: Environment, instance: Instance) -> bool:
     return stamp.exists() and stamp.read_text() == _stamp(environment, instance)
 
 
+def made(environment: Environment, instance: Instance) -> float:
+    """Return when the environment was made, in seconds since the epoch."""
+    return _stamp_file(environment, instance).stat().st_mtime
+
+
 def python(environment: Environment, instance: Instance) -> Path:
     """Return the environment's Python."""
     return instance.venv(environment.name) / "bin" / "python"
 
 
-def make(environment: Environment, instance: Instance, cancelled: threading.Event) -> None:
+def make(
+    environment: Environment, instance: Instance, cancelled: threading.Event, *, yields: bool = False
+) -> None:
     """Make the environment, in the place of whatever was there.
+
+    Args:
+        environment: What to make.
+        instance: Where.
+        cancelled: Set when the user gives up.
+        yields: Whether everything else on the machine goes first: nobody waits for it.
 
     Raises:
         StackError: The installation failed; holds its last lines.
@@ -61,12 +76,14 @@ def make(environment: Environment, instance: Instance, cancelled: threading.Even
     log = instance.log(f"venv-{environment.name}")
     uv = os.environ.get("STACK_UV", "uv")
     locks = [word for lock in environment.locks for word in ("-r", str(instance.repository / lock))]
+    nice = ["nice", "-n", "10"] if yields else []
     target = ["--python", str(python(environment, instance))]
     for command in (
         [uv, "venv", "--python", os.environ.get("STACK_BASE_PYTHON", sys.executable), str(folder)],
         [uv, "pip", "install", *target, "--require-hashes", "--compile-bytecode", *locks],
     ):
-        processes.run(command, log=log, cancelled=cancelled, what=f"making the environment {environment.name}")
+        what = f"making the environment {environment.name}"
+        processes.run([*nice, *command], log=log, cancelled=cancelled, what=what)
     (site_packages,) = folder.glob("lib/python3.*/site-packages")
     paths = "".join(f"{instance.repository / path}\n" for path in environment.paths)
     (site_packages / "project-libraries.pth").write_text(paths)

@@ -12,7 +12,9 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import amqp
 
@@ -27,11 +29,16 @@ class UnhealthyError(Exception):
 
 def postgres(instance: Instance, psql: Path) -> None:
     """Log in and run a query."""
+    query(instance, psql, "select 1")
+
+
+def query(instance: Instance, psql: Path, statement: str) -> None:
+    """Log in and run a statement."""
     command = [
         str(psql),
         "--no-psqlrc",
         "--tuples-only",
-        "--command=select 1",
+        f"--command={statement}",
         "--host",
         instance["POSTGRES_HOST"],
     ]
@@ -88,6 +95,39 @@ def api(instance: Instance) -> None:
     _get(f"http://127.0.0.1:{instance.port('API_PORT')}/health/ready")
 
 
+def answers(variable: str, path: str) -> Callable[[Instance], None]:
+    """Return the check of a server that says at `path`, on the port that `variable` moves, whether it is well."""
+
+    def check(instance: Instance) -> None:
+        _get(f"http://127.0.0.1:{instance.port(variable)}{path}")
+
+    return check
+
+
+def exports(variable: str, sample: str) -> Callable[[Instance], None]:
+    """Return the check of an exporter on the port that `variable` moves: it has the line `sample`."""
+
+    def check(instance: Instance) -> None:
+        page = _get(f"http://127.0.0.1:{instance.port(variable)}/metrics")
+        if sample not in page.splitlines():
+            raise UnhealthyError(f"its metrics have no line {sample!r}")
+
+    return check
+
+
+def scraped(instance: Instance, numbers: frozenset[int]) -> int:
+    """Ask Prometheus whether it reaches every target on these ports; return how many there are."""
+    page = _get(f"http://127.0.0.1:{instance.port('PROMETHEUS_PORT')}/api/v1/targets?state=active")
+    targets = json.loads(page)["data"]["activeTargets"]
+    ours = [target for target in targets if urlsplit(target["scrapeUrl"]).port in numbers]
+    if unseen := numbers.difference(urlsplit(target["scrapeUrl"]).port for target in ours):
+        raise UnhealthyError(f"Prometheus does not know the targets on {', '.join(map(str, sorted(unseen)))} yet")
+    if down := [target for target in ours if target["health"] != "up"]:
+        states = (f"{t['labels']['job']} ({t['scrapeUrl']}): {t['lastError'] or t['health']}" for t in down)
+        raise UnhealthyError("; ".join(states))
+    return len(ours)
+
+
 def consumed(instance: Instance, queue: str) -> None:
     """Ask the broker whether a queue has a consumer."""
     try:
@@ -113,12 +153,13 @@ def _amqp(instance: Instance) -> amqp.Connection:
     )
 
 
-def _get(url: str, headers: dict[str, str] | None = None) -> None:
+def _get(url: str, headers: dict[str, str] | None = None) -> str:
     request = urllib.request.Request(url, headers=headers or {})  # noqa: S310 (our own http:// addresses)
     # Without proxies from the environment: the address is this machine's.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(request, timeout=_PATIENCE).close()
+        with opener.open(request, timeout=_PATIENCE) as answer:
+            return str(answer.read().decode(errors="replace"))
     except urllib.error.HTTPError as error:
         with error:
             raise UnhealthyError(f"HTTP {error.code}: {_short(error.read(500))}") from error

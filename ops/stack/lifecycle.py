@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stack import environments, folders, packages, ports, processes, services
-from stack.errors import GivenUpError, StackError
+from stack.errors import GivenUpError, MachineNotReadyError, StackError
 from stack.health import UnhealthyError
 from stack.instance import Instance
 from stack.progress import Board
@@ -59,6 +59,8 @@ def exclusive(instance: Instance) -> Iterator[None]:
 def up(instance: Instance, chosen: Iterable[Service], environ: Mapping[str, str], board: Board) -> Instance:
     """Start the services and all that they need, and wait until each is healthy. What runs already stays.
 
+    Those in the background come last, and nobody waits for them.
+
     Args:
         instance: The instance as it was last started.
         chosen: The services to start.
@@ -69,10 +71,14 @@ def up(instance: Instance, chosen: Iterable[Service], environ: Mapping[str, str]
         The instance with the settings in force.
 
     Raises:
+        MachineNotReadyError: A port is taken, or a program is missing that no package brings.
         StackError: A service did not become healthy, or the machine lacks something.
         KeyboardInterrupt: The user gave up; what this call started has been stopped.
     """
     wanted = services.with_needs(chosen)
+    for service in wanted:
+        if service.binary is not None and service.is_left_out:
+            raise MachineNotReadyError(f"{service.name} is not installed", hint=service.binary.how)
     cancelled = threading.Event()
     with exclusive(instance):
         was_up = Supervisor(instance).is_up
@@ -89,10 +95,17 @@ def up(instance: Instance, chosen: Iterable[Service], environ: Mapping[str, str]
                 for port in service.ports:
                     ports.require_free(port, instance.values)
         try:
-            if not was_up:
-                everything = [program for service in services.SERVICES for program in service.programs]
-                supervisor.launch(everything, environ)
-            _start_all(wanted, instance, board, cancelled)
+            # What is not installed has no account to run as; an `up` that installs it tells the supervisor.
+            here = [s for s in services.SERVICES if s.is_installed]
+            programs = [program for service in here for program in service.programs]
+            if was_up:
+                supervisor.extend(programs)
+            else:
+                supervisor.launch(programs, environ)
+            _start_all([s for s in wanted if not s.in_background], instance, board, cancelled)
+            for service in wanted:
+                if service.in_background:
+                    _start_all([service], instance, board, cancelled)
         except KeyboardInterrupt:
             if not was_up:
                 _stop_everything(instance, board)
@@ -110,7 +123,7 @@ def is_running(instance: Instance, wanted: Iterable[Service]) -> bool:
 
 
 def start(instance: Instance, chosen: Sequence[Service], board: Board) -> None:
-    """Start single services of an instance that is up, and wait until each is healthy.
+    """Start single services of an instance that is up, and wait until each is healthy, but in the background.
 
     Raises:
         StackError: The stack is down, or a service did not become healthy.
@@ -233,9 +246,9 @@ def _start_all(chosen: Sequence[Service], instance: Instance, board: Board, canc
 
 
 def _install(service: Service, instance: Instance, board: Board, cancelled: threading.Event) -> None:
-    if service.venv is None:
+    if service.venv is None or service.in_background:
         return
-    environment = environments.of_project(service.venv)
+    environment = environments.of_service(service.venv)
     if not environments.is_current(environment, instance):
         board.report(service.name, "installing its environment")
         environments.make(environment, instance, cancelled)
@@ -253,6 +266,9 @@ def _start_one(
             service.prepare(instance, cancelled)
         for program in ended:
             supervisor.start(program.name)
+    if service.in_background:
+        board.report(service.name, "started")
+        return
     deadline = time.monotonic() + service.health_deadline
     starts: set[tuple[str, int]] = set()
     while (reason := _trouble(service, instance, supervisor)) is not None:

@@ -21,6 +21,7 @@ PROJECTS = ("project-api", "project-worker")
 _LIBRARIES = ("libs/async-celery", "libs/project-contracts", "libs/project-database")
 _API, _WORKER = (f"{project}/requirements.lock" for project in PROJECTS)
 _OPS, _DEV = "ops/requirements.lock", "requirements-dev.lock"
+_DASHBOARDS = "ops/dashboards/requirements.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,15 @@ LOCKS = (
     Lock(path=_API, sources=("project-api/requirements.in", *_LIBRARY_SOURCES)),
     Lock(path=_WORKER, sources=("project-worker/requirements.in", *_LIBRARY_SOURCES), constraints=(_API,)),
     Lock(path=_OPS, sources=("ops/requirements.in",), constraints=(_API, _WORKER)),
-    Lock(path=_DEV, sources=("requirements-dev.in",), constraints=(_API, _WORKER, _OPS)),
+    Lock(
+        path="infra/flower/requirements.lock", sources=("infra/flower/requirements.in",), constraints=(_WORKER,)
+    ),
+    Lock(path=_DASHBOARDS, sources=("ops/dashboards/requirements.in",), constraints=(_API, _WORKER, _OPS)),
+    Lock(path=_DEV, sources=("requirements-dev.in",), constraints=(_API, _WORKER, _OPS, _DASHBOARDS)),
 )
+
+ALONE = (Lock(path="infra/pgadmin/requirements.lock", sources=("infra/pgadmin/requirements.in",)),)
+"""The locks of what others have written and pinned: its more than hundred packages cannot have our versions."""
 
 
 def _of_benchmark(folder: str, *sources: str, constraints: tuple[str, ...] = ()) -> Lock:
@@ -82,7 +90,7 @@ def write_all(instance: Instance, *, upgrade: bool) -> Iterator[Path]:
     Raises:
         StackError: The requirements contradict each other, or the index does not answer.
     """
-    for lock in (*LOCKS, *BENCHMARKS):
+    for lock in (*LOCKS, *ALONE, *BENCHMARKS):
         _compile(lock, instance.repository, upgrade=upgrade)
         yield instance.repository / lock.path
     for project in PROJECTS:

@@ -1,14 +1,14 @@
 """Logs: the last lines of services, and following them, each line with its service's name in front.
 
-How it works: each program's output is a file that the supervisor writes and turns over. Programs write times in
-different formats, so the last lines are shown service by service; lines that arrive while following are shown as
-they come. Lines that carry a wanted id are looked for in the whole files, the turned-over ones included, and
-shown in the order of their times: one request's way through all services.
+How it works: each program's output is a file that the supervisor writes and turns over, if need be in the middle
+of a line. Programs write times in different formats, so the last lines are shown service by service; lines that
+arrive while following are shown as they come. Lines that carry a wanted id are looked for in the whole files, the
+turned-over ones included, and shown in the order of their times: one request's way through all services.
 
-What belongs here: log files, and showing them. What their lines mean is in `records.py`.
+What belongs here: log files, and which of their lines are shown. What they mean is in `records.py`, how they look
+in `log_lines.py`.
 """
 
-import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rich.console import Console
-from rich.text import Text
 
 from stack import records
 from stack.errors import StackError
 from stack.instance import Instance
+from stack.log_lines import Printer
 from stack.processes import tail
 from stack.records import Wanted, Wanting
 from stack.service import Service
 
-_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 _POLL = 0.2  # s
 
 
 def show(instance: Instance, chosen: Sequence[Service], *, lines: int, follow: bool, console: Console) -> None:
     """Print the last `lines` lines of each service; with `follow`, go on until Ctrl-C."""
     names = _programs(chosen)
-    printer = _Printer(names, console)
+    printer = Printer(names, console)
     with ExitStack() as opened:
         followed = [
             (name, opened.enter_context(closing(_Followed(instance.log(name), os.SEEK_END))))
@@ -59,7 +58,7 @@ def find(
         StackError: There is nothing, and it is not followed.
     """
     names = _programs(chosen)
-    printer = _Printer(names, console)
+    printer = Printer(names, console)
     with ExitStack() as opened:
         followed = {
             name: opened.enter_context(closing(_Followed(instance.log(name), os.SEEK_SET))) for name in names
@@ -67,7 +66,7 @@ def find(
         found = [
             record
             for name, log in followed.items()
-            for record in records.split(name, itertools.chain(_turned_over(instance.log(name)), log.new_lines()))
+            for record in records.split(name, log.new_lines())
             if wanted.is_in(record.lines)
         ]
         for record in sorted(found, key=lambda record: record.time):
@@ -88,12 +87,10 @@ def _programs(chosen: Sequence[Service]) -> list[str]:
     return [program.name for service in chosen for program in service.programs]
 
 
-def _turned_over(path: Path) -> Iterator[str]:
-    """Return the lines of a log's earlier files, the oldest first: `.2` was turned over before `.1`."""
+def _turned_over(path: Path) -> list[Path]:
+    """Return a log's earlier files, the oldest first: `.2` was turned over before `.1`."""
     numbered = (place for place in path.parent.glob(f"{path.name}.*") if place.suffix[1:].isdecimal())
-    for place in sorted(numbered, key=lambda place: int(place.suffix[1:]), reverse=True):
-        with place.open(errors="replace", newline="\n") as file:
-            yield from (line.removesuffix("\n") for line in file)
+    return sorted(numbered, key=lambda place: int(place.suffix[1:]), reverse=True)
 
 
 def _nothing(instance: Instance, chosen: Sequence[Service], wanted: Wanted) -> StackError:
@@ -105,28 +102,15 @@ def _nothing(instance: Instance, chosen: Sequence[Service], wanted: Wanted) -> S
     )
 
 
-class _Printer:
-    """Prints lines with their program's name in front, each program in a colour of its own."""
-
-    def __init__(self, names: Sequence[str], console: Console) -> None:
-        self._console = console
-        self._width = max(map(len, names))
-        self._colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
-
-    def show(self, name: str, line: str) -> None:
-        """Print one line."""
-        front = (f"{name:<{self._width}} | ", self._colours[name])
-        self._console.print(Text.assemble(front, line), soft_wrap=True)
-
-
 class _Followed:
-    """A log file from its beginning or its present end on (`os.SEEK_SET`, `os.SEEK_END`), through turn-overs."""
+    """A log from its present end on (`os.SEEK_END`), or all of it, turned-over files first (`os.SEEK_SET`)."""
 
     def __init__(self, path: Path, whence: int) -> None:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
         self._open(whence)
+        self._earlier = _turned_over(path) if whence == os.SEEK_SET else []
 
     def close(self) -> None:
         """Close the file."""
@@ -135,16 +119,21 @@ class _Followed:
 
     def new_lines(self) -> Iterator[str]:
         """Return the whole lines that were added since the last call."""
+        while self._earlier:
+            yield from self._whole(self._earlier.pop(0).read_bytes())
         if self._file is None:
             self._open(os.SEEK_SET)
         if self._file is None:
             return
-        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
-        for line in whole:
-            yield line.decode(errors="replace")
+        yield from self._whole(self._file.read())
         if self._was_replaced():
             self.close()
             self._open(os.SEEK_SET)
+
+    def _whole(self, more: bytes) -> Iterator[str]:
+        """Return the whole lines of what was left over and of what comes now."""
+        *whole, self._rest = (self._rest + more).split(b"\n")
+        return (line.decode(errors="replace") for line in whole)
 
     def _open(self, whence: int) -> None:
         try:

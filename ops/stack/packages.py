@@ -27,8 +27,8 @@ _POLICY_TEXT = (
 
 
 def missing(packages: Iterable[Package]) -> list[Package]:
-    """Return the packages whose program is not found."""
-    return [package for package in packages if package.find() is None]
+    """Return the packages whose program is not found, each once: services may share one."""
+    return [package for package in dict.fromkeys(packages) if package.find() is None]
 
 
 def install(packages: list[Package], instance: Instance, cancelled: threading.Event) -> None:

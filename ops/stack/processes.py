@@ -87,7 +87,7 @@ def reported_version(program: Path) -> str | None:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(done.stdout)
+    found = _VERSION.search(done.stdout + done.stderr)  # redis-exporter logs it
     return found[0] if found else None
 
 

@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-_STYLES = {"ready": "green", "stopped": "green", "failed": "red"}
+_STYLES = {"ready": "green", "started": "green", "stopped": "green", "failed": "red"}
 _FINAL = frozenset(_STYLES)
 
 

@@ -3,7 +3,9 @@
 How it works: a line that begins with a time begins a record; the lines after it (a traceback) belong to it. Lines
 before the first time, and those of programs that write their times otherwise, stand for themselves. A record
 carries a request's id in brackets, where the API and the worker write it, and a task's id anywhere: in the
-worker's `name[ID]`, or in a path of the API. Times compare as text: all programs write local time, year first.
+worker's `name[ID]`, or in a path of the API. With LOG_FORMAT=json, each line of theirs is a record, and the
+request's id a field of it. Times compare as text: all programs write local time, year first, but for
+those, whose time is UTC and is translated.
 
 What belongs here: reading the text of logs. Files are `logs.py`'s business.
 """
@@ -11,10 +13,12 @@ What belongs here: reading the text of logs. Files are `logs.py`'s business.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from stack.errors import UsageError
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d+")
+_DOCUMENT = re.compile(r'\{"@timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z)"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,8 @@ class Wanted:
             raise UsageError("the id is empty", hint="./stack logs --request ID, or ./stack logs --task ID")
         self._patterns = []
         if request is not None:
-            self._patterns.append(re.compile(rf" \[{re.escape(request)}\] "))
+            id_ = re.escape(request)
+            self._patterns.append(re.compile(rf' \[{id_}\] |"(?:http\.request|trace)\.id":"{id_}"'))
         if task is not None:
             self._patterns.append(re.compile(rf"(?<![\w-]){re.escape(task)}(?![\w-])"))
         ids = (("request", request), ("task", task))
@@ -57,11 +62,13 @@ class Wanting:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._is_wanted = False
+        self._is_whole = False
 
     def takes(self, line: str) -> bool:
         """Say whether the next line belongs to a wanted record."""
-        if _TIME.match(line):
+        if self._is_whole or time_of(line) is not None:
             self._is_wanted = False
+        self._is_whole = _is_document(line)
         self._is_wanted = self._is_wanted or self._wanted.is_in([line])
         return self._is_wanted
 
@@ -70,12 +77,27 @@ def split(program: str, lines: Iterable[str]) -> Iterator[Record]:
     """Return a program's lines as records, in their order."""
     time, gathered = "", list[str]()
     for line in lines:
-        begins = _TIME.match(line)
-        if gathered and (begins or not time):
+        begins = time_of(line)
+        if gathered and (begins or not time or _is_document(gathered[0])):
             yield Record(program=program, time=time, lines=tuple(gathered))
             gathered = []
         if begins:
-            time = begins[0].replace(",", ".")
+            time = begins
         gathered.append(line)
     if gathered:
         yield Record(program=program, time=time, lines=tuple(gathered))
+
+
+def _is_document(line: str) -> bool:
+    """Say whether the line is a record of its own, whatever comes after it."""
+    return _DOCUMENT.match(line) is not None
+
+
+def time_of(line: str) -> str | None:
+    """Return the time that a line begins with, as local time."""
+    if found := _TIME.match(line):
+        return found[0].replace(",", ".")
+    if found := _DOCUMENT.match(line):
+        instant = datetime.fromisoformat(found[1]).astimezone()
+        return instant.replace(tzinfo=None).isoformat(sep=" ", timespec="milliseconds")
+    return None

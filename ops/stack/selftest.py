@@ -1,20 +1,28 @@
-"""The self-test at the end of `up`: one real task through the whole system.
+"""The self-test at the end of `up`: one real task through the whole system, and everybody watched.
 
 How it works: POST 6 x 7 to the API, which publishes it to RabbitMQ; the worker computes it and stores the result
-in Redis; the API answers with it. 42 proves every hop.
+in Redis; the API answers with it. 42 proves every hop. Then Prometheus must reach every service that has metrics
+and was started.
 
-What belongs here: that one request.
+What belongs here: that request, and that question.
 """
 
 import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 
+from stack import health
 from stack.errors import StackError
+from stack.health import UnhealthyError
 from stack.instance import Instance
+from stack.servers.prometheus import JOBS
+from stack.service import Service
 
 _PATIENCE = 15.0  # s; longer than the 10 s after which the API itself gives up
+_UNTIL_SCRAPED = 30.0  # s: six scrapes
+_POLL = 0.2  # s
 
 
 def run(instance: Instance) -> float:
@@ -50,6 +58,31 @@ def run(instance: Instance) -> float:
     if result != 42:
         raise _failed(answer[:1000])
     return took
+
+
+def watch(instance: Instance, started: Iterable[Service]) -> tuple[int, float]:
+    """Wait until Prometheus reaches everything that was started and has metrics.
+
+    Returns:
+        How many targets that are, and how long it took, in seconds.
+
+    Raises:
+        StackError: It does not reach some.
+    """
+    scraped = {variable for variables in JOBS.values() for variable in variables}
+    ports = {port.variable for service in started for port in service.ports} & scraped
+    numbers = frozenset(instance.port(variable) for variable in ports)
+    begin = time.monotonic()
+    while True:
+        try:
+            return health.scraped(instance, numbers), time.monotonic() - begin
+        except UnhealthyError as error:
+            if time.monotonic() - begin > _UNTIL_SCRAPED:
+                raise StackError(
+                    f"Prometheus does not reach everything after {_UNTIL_SCRAPED:.0f} s: {error}",
+                    hint=f"look at http://127.0.0.1:{instance['PROMETHEUS_PORT']}, Status, Targets",
+                ) from error
+        time.sleep(_POLL)
 
 
 def _failed(answer: str) -> StackError:

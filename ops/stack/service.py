@@ -30,6 +30,17 @@ class Package:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Binary:
+    """A program that neither Debian nor PyPI has: used where it is found, and its service left out elsewhere.
+
+    `how` says, in one line, how to get it.
+    """
+
+    find: Callable[[], Path | None]
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Link:
     """Something to open: texts may name settings in braces, as in `http://127.0.0.1:{API_PORT}/docs`."""
 
@@ -64,6 +75,10 @@ class Service:
     `health` raises `UnhealthyError` until the service does its work; `health_deadline` is how long `up` waits for
     it, in seconds. `prepare` makes its data folder and configuration, or the schema it needs, before it starts;
     its event is set when the user gives up. `venv` names the Python environment that it runs in.
+
+    `profile` is what `up --profile` chooses it by. `binary` is what it cannot be without, for a server that no
+    package brings. With `in_background`, it makes its environment and gets ready by itself, after all others:
+    nobody waits for it.
     """
 
     name: str
@@ -75,5 +90,19 @@ class Service:
     needs: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
     venv: str | None = None
+    profile: str = "core"
+    binary: Binary | None = None
+    in_background: bool = False
     prepare: Callable[[Instance, Event], None] = lambda _, __: None
     links: tuple[Link, ...] = ()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether everything is here that it runs from, but for its Python environment."""
+        binaries = [package.find for package in self.packages] + ([self.binary.find] if self.binary else [])
+        return all(find() is not None for find in binaries)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it cannot be started here, and `up` does without it: no package brings its program."""
+        return self.binary is not None and self.binary.find() is None

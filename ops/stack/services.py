@@ -12,8 +12,19 @@ from collections.abc import Iterable
 from stack import health
 from stack.errors import UsageError
 from stack.ports import Port
-from stack.servers import postgres, projects, rabbitmq, redis
-from stack.service import Link, Package, Program, Service
+from stack.servers import (
+    elastic,
+    exporters,
+    flower,
+    grafana,
+    pgadmin,
+    postgres,
+    projects,
+    prometheus,
+    rabbitmq,
+    redis,
+)
+from stack.service import Binary, Link, Package, Program, Service
 
 # The database: the API's rows, and what the worker imports into it.
 POSTGRES = Service(
@@ -101,6 +112,10 @@ RABBITMQ = Service(
 PROJECT_WORKER = Service(
     name="project-worker",
     description="the Celery workers, and the reaper of what they leave",
+    ports=(
+        Port(variable="WORKER_METRICS_PORT", default=9808, purpose="the worker's metrics"),
+        Port(variable="PICKLE_WORKER_METRICS_PORT", default=9809, purpose="the metrics of that of signed pickle"),
+    ),
     programs=(
         # Ends what no worker will: dead letters, expired waits, workflows past their deadline.
         Program(
@@ -143,7 +158,7 @@ PROJECT_API = Service(
         Program(
             name="project-api",
             command=projects.api_command,
-            environment=projects.environment,
+            environment=projects.api_environment,
             directory=projects.api_directory,
             stop_wait=15,  # uvicorn lets requests finish for 10 s
         ),
@@ -155,6 +170,152 @@ PROJECT_API = Service(
     links=(
         Link(title="API: try it", url="http://127.0.0.1:{API_PORT}/docs"),
         Link(title="API: is it ready?", url="http://127.0.0.1:{API_PORT}/health/ready"),
+        Link(title="API: metrics", url="http://127.0.0.1:{API_PORT}/metrics"),
+    ),
+)
+
+# Workers and their tasks on a page, as the seed has it.
+FLOWER = Service(
+    name="flower",
+    description="Flower, which shows workers and their tasks",
+    profile="monitoring",
+    ports=(Port(variable="FLOWER_PORT", default=5555, purpose="Flower"),),
+    prepare=flower.prepare,
+    programs=(Program(name="flower", command=flower.command, environment=flower.environment),),
+    venv="flower",
+    needs=("rabbitmq",),
+    health=health.answers("FLOWER_PORT", "/healthcheck"),
+    health_deadline=60,
+    links=(
+        Link(
+            title="Flower: workers and tasks",
+            url="http://127.0.0.1:{FLOWER_PORT}",
+            login="user {FLOWER_USER}, password: FLOWER_PASSWORD",
+        ),
+    ),
+)
+
+# What a server's statistics are to Prometheus: the database's, by way of its exporter.
+POSTGRES_EXPORTER = Service(
+    name="postgres-exporter",
+    description="PostgreSQL's metrics",
+    profile="monitoring",
+    ports=(Port(variable="POSTGRES_EXPORTER_PORT", default=9187, purpose="PostgreSQL's metrics"),),
+    packages=(
+        Package(
+            name="prometheus-postgres-exporter",
+            unit="prometheus-postgres-exporter.service",
+            find=exporters.find_postgres,
+        ),
+    ),
+    prepare=exporters.prepare_postgres,
+    programs=(
+        Program(
+            name="postgres-exporter",
+            user=prometheus.USER,
+            command=exporters.postgres_command,
+            environment=exporters.postgres_environment,
+        ),
+    ),
+    needs=("postgres",),
+    health=health.exports("POSTGRES_EXPORTER_PORT", "pg_up 1"),
+    health_deadline=30,
+)
+
+# The result backend's.
+REDIS_EXPORTER = Service(
+    name="redis-exporter",
+    description="Redis' metrics",
+    profile="monitoring",
+    ports=(Port(variable="REDIS_EXPORTER_PORT", default=9121, purpose="Redis' metrics"),),
+    packages=(
+        Package(
+            name="prometheus-redis-exporter", unit="prometheus-redis-exporter.service", find=exporters.find_redis
+        ),
+    ),
+    programs=(
+        Program(
+            name="redis-exporter",
+            user=prometheus.USER,
+            command=exporters.redis_command,
+            environment=exporters.redis_environment,
+        ),
+    ),
+    needs=("redis",),
+    health=health.exports("REDIS_EXPORTER_PORT", "redis_up 1"),
+    health_deadline=30,
+)
+
+# The machine's: processors, memory, disks, network.
+NODE_EXPORTER = Service(
+    name="node-exporter",
+    description="the machine's metrics",
+    profile="monitoring",
+    ports=(Port(variable="NODE_EXPORTER_PORT", default=9100, purpose="the machine's metrics"),),
+    packages=(
+        Package(
+            name="prometheus-node-exporter", unit="prometheus-node-exporter.service", find=exporters.find_node
+        ),
+    ),
+    programs=(Program(name="node-exporter", user=prometheus.USER, command=exporters.node_command),),
+    health=health.exports("NODE_EXPORTER_PORT", 'node_scrape_collector_success{collector="meminfo"} 1'),
+    health_deadline=30,
+)
+
+# Our programs', by name: natively what cAdvisor is with Docker. Started by root, it stays root (no `user`): open
+# files and disk traffic of another account's process are told to nobody else.
+PROCESS_EXPORTER = Service(
+    name="process-exporter",
+    description="our programs' metrics",
+    profile="monitoring",
+    ports=(Port(variable="PROCESS_EXPORTER_PORT", default=9256, purpose="our programs' metrics"),),
+    packages=(
+        Package(
+            name="prometheus-process-exporter",
+            unit="prometheus-process-exporter.service",
+            find=exporters.find_process,
+        ),
+    ),
+    prepare=exporters.prepare_process,
+    programs=(Program(name="process-exporter", command=exporters.process_command),),
+    health=health.exports("PROCESS_EXPORTER_PORT", "namedprocess_scrape_errors 0"),
+    health_deadline=30,
+)
+
+# Tells somebody what Prometheus finds wrong.
+ALERTMANAGER = Service(
+    name="alertmanager",
+    description="Alertmanager, which tells about what is wrong",
+    profile="monitoring",
+    ports=(Port(variable="ALERTMANAGER_PORT", default=9093, purpose="Alertmanager"),),
+    packages=(
+        Package(
+            name="prometheus-alertmanager",
+            unit="prometheus-alertmanager.service",
+            find=prometheus.find_alertmanager,
+        ),
+    ),
+    prepare=prometheus.prepare_alertmanager,
+    programs=(Program(name="alertmanager", user=prometheus.USER, command=prometheus.alertmanager_command),),
+    health=health.answers("ALERTMANAGER_PORT", "/-/ready"),
+    health_deadline=30,
+    links=(Link(title="Alertmanager", url="http://127.0.0.1:{ALERTMANAGER_PORT}"),),
+)
+
+# Collects everybody's metrics, and watches them by rules.
+PROMETHEUS = Service(
+    name="prometheus",
+    description="Prometheus, which collects all metrics",
+    profile="monitoring",
+    ports=(Port(variable="PROMETHEUS_PORT", default=9090, purpose="Prometheus"),),
+    packages=(Package(name="prometheus", unit="prometheus.service", find=prometheus.find, oldest=(2, 42)),),
+    prepare=prometheus.prepare,
+    programs=(Program(name="prometheus", user=prometheus.USER, command=prometheus.command),),
+    health=health.answers("PROMETHEUS_PORT", "/-/ready"),
+    health_deadline=30,
+    links=(
+        # Its start page leads on to both; their own addresses are others in Debian's build than in the newest.
+        Link(title="Prometheus: queries, and what is scraped", url="http://127.0.0.1:{PROMETHEUS_PORT}"),
     ),
 )
 
@@ -168,7 +329,135 @@ RELOAD = Service(
     health_deadline=10,
 )
 
-SERVICES = (POSTGRES, REDIS, RABBITMQ, PROJECT_WORKER, PROJECT_API, RELOAD)
+# Shows what Prometheus collects, as dashboards.
+GRAFANA = Service(
+    name="grafana",
+    description="Grafana, the dashboards",
+    profile="monitoring",
+    ports=(Port(variable="GRAFANA_PORT", default=3000, purpose="Grafana"),),
+    packages=PROMETHEUS.packages,  # its account
+    binary=Binary(
+        find=grafana.find,
+        how="with Docker, or from https://grafana.com/grafana/download: its bin folder on PATH",
+    ),
+    prepare=grafana.prepare,
+    programs=(
+        Program(name="grafana", user=grafana.USER, command=grafana.command, environment=grafana.environment),
+    ),
+    needs=("prometheus",),
+    health=health.answers("GRAFANA_PORT", "/api/health"),
+    health_deadline=90,  # its first start makes its database
+    links=(
+        Link(
+            title="Grafana: dashboards",
+            url="http://127.0.0.1:{GRAFANA_PORT}",
+            login="looking needs none; to edit: user {GRAFANA_USER}, password: GRAFANA_PASSWORD",
+        ),
+    ),
+)
+
+# Keeps the log lines, to be searched.
+ELASTICSEARCH = Service(
+    name="elasticsearch",
+    description="Elasticsearch, the store of log lines",
+    profile="logging",
+    ports=(
+        Port(variable="ELASTICSEARCH_PORT", default=9200, purpose="Elasticsearch"),
+        Port(variable="ELASTICSEARCH_TRANSPORT_PORT", default=9300, purpose="Elasticsearch's cluster port"),
+    ),
+    packages=PROMETHEUS.packages,  # its account
+    binary=Binary(
+        find=elastic.find_elasticsearch,
+        how="with Docker, or from https://www.elastic.co/downloads: the archive, its bin folder on PATH",
+    ),
+    prepare=elastic.prepare_elasticsearch,
+    programs=(
+        Program(
+            name="elasticsearch",
+            user=elastic.USER,
+            command=elastic.elasticsearch_command,
+            environment=elastic.elasticsearch_environment,
+            stop_wait=30,
+        ),
+    ),
+    health=health.answers("ELASTICSEARCH_PORT", "/_cluster/health?wait_for_status=yellow&timeout=1s"),
+    health_deadline=180,
+    links=(Link(title="Elasticsearch", url="http://127.0.0.1:{ELASTICSEARCH_PORT}"),),
+)
+
+# Searches them.
+KIBANA = Service(
+    name="kibana",
+    description="Kibana, which searches log lines",
+    profile="logging",
+    ports=(Port(variable="KIBANA_PORT", default=5601, purpose="Kibana"),),
+    packages=PROMETHEUS.packages,  # its account
+    binary=Binary(
+        find=elastic.find_kibana,
+        how="with Docker, or from https://www.elastic.co/downloads: the archive, its bin folder on PATH",
+    ),
+    prepare=elastic.prepare_kibana,
+    programs=(
+        Program(
+            name="kibana",
+            user=elastic.USER,
+            command=elastic.kibana_command,
+            environment=elastic.kibana_environment,
+            stop_wait=30,
+        ),
+    ),
+    needs=("elasticsearch",),
+    health=health.answers("KIBANA_PORT", "/api/status"),
+    health_deadline=240,
+    links=(Link(title="Kibana: log lines", url="http://127.0.0.1:{KIBANA_PORT}"),),
+)
+
+# The database on a page. 600 MB to install: in the background, so that nothing waits for it.
+PGADMIN = Service(
+    name="pgadmin",
+    description="pgAdmin, the database on a page",
+    profile="admin",
+    ports=(Port(variable="PGADMIN_PORT", default=5050, purpose="pgAdmin"),),
+    programs=(Program(name="pgadmin", command=pgadmin.command, environment=pgadmin.environment),),
+    venv="pgadmin",
+    in_background=True,
+    needs=("postgres",),
+    health=health.answers("PGADMIN_PORT", "/misc/ping"),
+    health_deadline=90,  # s after its installation
+    links=(
+        Link(
+            title="pgAdmin: the database",
+            url="http://127.0.0.1:{PGADMIN_PORT}",
+            login="user {PGADMIN_EMAIL}, password: PGADMIN_PASSWORD",
+        ),
+    ),
+)
+
+SERVICES = (
+    POSTGRES,
+    REDIS,
+    RABBITMQ,
+    PROJECT_WORKER,
+    PROJECT_API,
+    RELOAD,
+    FLOWER,
+    POSTGRES_EXPORTER,
+    REDIS_EXPORTER,
+    NODE_EXPORTER,
+    PROCESS_EXPORTER,
+    ALERTMANAGER,
+    PROMETHEUS,
+    GRAFANA,
+    ELASTICSEARCH,
+    KIBANA,
+    PGADMIN,
+)
+
+PROFILES = tuple(dict.fromkeys(service.profile for service in SERVICES))
+"""What `up --profile` takes."""
+
+BY_DEFAULT = tuple(profile for profile in PROFILES if profile != "logging")
+"""What it starts when none is named: nothing sends log lines to Elasticsearch yet."""
 
 SERVERS = (POSTGRES, REDIS, RABBITMQ)
 """What integration tests run against."""
@@ -187,6 +476,18 @@ def by_name(names: Iterable[str]) -> list[Service]:
     if unknown := sorted(wanted.difference(known)):
         raise UsageError(f"there is no service {', '.join(unknown)}", hint=f"services: {', '.join(known)}")
     return [service for service in SERVICES if service.name in wanted]
+
+
+def of_profiles(names: Iterable[str]) -> list[Service]:
+    """Return the services of these profiles that can be started here; of `BY_DEFAULT` when none is named.
+
+    Raises:
+        UsageError: There is no profile of a name; lists those there are.
+    """
+    wanted = set(names) or set(BY_DEFAULT)
+    if unknown := sorted(wanted.difference(PROFILES)):
+        raise UsageError(f"there is no profile {', '.join(unknown)}", hint=f"profiles: {', '.join(PROFILES)}")
+    return [service for service in SERVICES if service.profile in wanted and not service.is_left_out]
 
 
 def with_needs(chosen: Iterable[Service]) -> list[Service]:

@@ -29,6 +29,9 @@ FIXED = {
     "POSTGRES_HOST": "127.0.0.1",
     "POSTGRES_USER": "project",
     "POSTGRES_DB": "project",
+    "FLOWER_USER": "project",
+    "GRAFANA_USER": "project",
+    "PGADMIN_EMAIL": "project@example.com",
     "WORKER_CONCURRENCY": "2",
     OFFSET: "0",
 }
@@ -36,10 +39,38 @@ FIXED = {
 
 _SECRETS_OF_DATA = ("RABBITMQ_PASSWORD", "REDIS_PASSWORD", "POSTGRES_PASSWORD", "TASK_ID_KEY")
 
-SECRETS = (*_SECRETS_OF_DATA, "SIGNED_PICKLE_KEY")
+SECRETS = (
+    *_SECRETS_OF_DATA,
+    "SIGNED_PICKLE_KEY",
+    "FLOWER_PASSWORD",
+    "GRAFANA_PASSWORD",
+    "PGADMIN_PASSWORD",
+)
 """Settings that are generated, once."""
 
-_BOUND_TO_DATA = (*_SECRETS_OF_DATA, "RABBITMQ_USER", "RABBITMQ_VHOST", "POSTGRES_USER", "POSTGRES_DB")
+OPTIONAL = (
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "ALERT_WEBHOOK_URL",
+    "ALERT_SLACK_URL",
+    "ALERT_EMAIL_TO",
+    "ALERT_EMAIL_FROM",
+    "ALERT_SMTP_URL",
+    "ALERT_HEARTBEAT_URL",
+)
+"""Settings of the projects, and who is told about alerts (`servers/receivers.py`): no value until given one."""
+
+_BOUND_TO_DATA = (
+    *_SECRETS_OF_DATA,
+    "RABBITMQ_USER",
+    "RABBITMQ_VHOST",
+    "POSTGRES_USER",
+    "POSTGRES_DB",
+    "PGADMIN_EMAIL",
+    "PGADMIN_PASSWORD",
+    "GRAFANA_USER",
+    "GRAFANA_PASSWORD",
+)
 """Settings that a server's data was made with: they change only when the data goes."""
 
 _HEADER = """\
@@ -129,11 +160,13 @@ def settle(
     if has_data:
         _check_credentials(remembered, environ)
     if is_up:
-        _check_unchanged({**defaults(ports), **remembered}, environ)
+        _check_unchanged({**defaults(ports), **dict.fromkeys(OPTIONAL, ""), **remembered}, environ)
     values = {**defaults(ports), **remembered}
+    # A port that is newer than the file moves with the others.
+    values |= _shifted((port for port in ports if port.variable not in remembered), values, values[OFFSET], old=0)
     if environ.get(OFFSET):
-        values |= _shifted(ports, values, environ[OFFSET])
-    values |= {name: environ[name] for name in (*values, *SECRETS) if environ.get(name)}
+        values |= _shifted(ports, values, environ[OFFSET], old=_offset(values[OFFSET]))
+    values |= {name: environ[name] for name in (*values, *SECRETS, *OPTIONAL) if environ.get(name)}
     _offset(values[OFFSET])  # the file may have been edited
     for name in SECRETS:
         values.setdefault(name, secrets.token_urlsafe(32))
@@ -173,9 +206,9 @@ def _check_unchanged(remembered: Mapping[str, str], environ: Mapping[str, str]) 
             )
 
 
-def _shifted(ports: Iterable[Port], values: Mapping[str, str], offset: str) -> dict[str, str]:
+def _shifted(ports: Iterable[Port], values: Mapping[str, str], offset: str, *, old: int) -> dict[str, str]:
     """Return the ports that move with the offset: all but those that were given a number of their own."""
-    new, old = _offset(offset), _offset(values[OFFSET])
+    new = _offset(offset)
     return {
         port.variable: str(port.default + new)
         for port in ports

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from stack import services
+from stack import environments, services
 from stack.health import UnhealthyError
 from stack.instance import Instance
 from stack.service import Service
@@ -28,14 +28,24 @@ def show(instance: Instance, console: Console) -> bool:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("SERVICE", "STATE", "PID", "UPTIME", "HEALTH", "PORTS"):
         table.add_column(title, overflow="fold")
-    everything_works = True
+    everything_works, left_out = True, list[str]()
     for service in services.SERVICES:
         state = states.get(service.programs[-1].name)
+        if (state is None or state.was_stopped) and service.binary is not None and service.is_left_out:
+            table.add_row(service.name, "not installed", "-", "-", "-", "-")
+            left_out.append(f"{service.name} is not installed, and left out. To have it: {service.binary.how}")
+            continue
         health = _health(service, instance) if state is not None and state.is_running else "-"
-        if state is not None and not state.was_stopped and health != "ok":
+        coming = _coming(service, instance, state) if state is not None and health not in ("ok", "-") else None
+        if state is not None and not state.was_stopped and health != "ok" and coming is None:
             everything_works = False
-        table.add_row(service.name, *_process(state), _coloured(health), _ports(service, instance))
+        shown = _process(state) if coming is None else (coming, *_process(state)[1:])
+        table.add_row(
+            service.name, *shown, _coloured(health if coming is None else "-"), _ports(service, instance)
+        )
     console.print(table)
+    for line in left_out:
+        console.print(line, soft_wrap=True, highlight=False)
     if not states:
         console.print("The stack is down. To start it: ./stack up")
     return everything_works
@@ -56,6 +66,17 @@ def show_links(instance: Instance, chosen: Sequence[Service], console: Console) 
         line = f"{title:<{titles}}  {address:<{addresses}}  {login}".rstrip()
         console.print(line, soft_wrap=True, highlight=False)
     console.print(f"Passwords and all settings: {instance.env_file}", soft_wrap=True, highlight=False)
+
+
+def _coming(service: Service, instance: Instance, state: ProgramState) -> str | None:
+    """Return what a service in the background does before it is ready; None when it should be ready by now."""
+    if not service.in_background:
+        return None
+    environment = environments.of_service(service.name)
+    if not environments.is_current(environment, instance):
+        return "installing"
+    begin = max(state.started, environments.made(environment, instance))
+    return "starting" if time.time() - begin < service.health_deadline else None
 
 
 def _process(state: ProgramState | None) -> tuple[str, str, str]:

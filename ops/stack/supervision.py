@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ def configuration(instance: Instance, programs: Iterable[Program]) -> str:
             "supervisord",
             {
                 "logfile": str(instance.log("supervisord")),
+                "logfile_maxbytes": "10MB",
+                "logfile_backups": "1",
                 "pidfile": str(instance.run / "supervisord.pid"),
                 "childlogdir": str(instance.log("supervisord").parent),
                 "strip_ansi": "true",  # programs colour their output even in a file
@@ -144,6 +146,7 @@ class Supervisor:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._socket = instance.socket
+        self._conf = instance.run / "supervisord.conf"
 
     @property
     def is_up(self) -> bool:
@@ -169,11 +172,12 @@ class Supervisor:
         Raises:
             StackError: It does not start.
         """
-        conf = self._instance.run / "supervisord.conf"
-        folders.write_owned(conf, configuration(self._instance, programs), user=None)  # 0600: it holds secrets
+        folders.write_owned(
+            self._conf, configuration(self._instance, programs), user=None
+        )  # 0600: it holds secrets
         inherited = {k: v for k, v in environ.items() if not k.startswith(_SERVER_VARIABLES)}
         inherited[MARK] = str(self._instance.state)
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(conf)]
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._conf)]
         done = subprocess.run(
             command,
             env=inherited,
@@ -191,20 +195,37 @@ class Supervisor:
         lines = [*done.stderr.splitlines()[-5:], *tail(self._instance.log("supervisord"), 5)]
         raise StackError("the supervisor did not start", hint="\n".join(lines))
 
+    def extend(self, programs: Sequence[Program]) -> None:
+        """Let it know programs that it does not, as after an installation; those it knows stay as they are.
+
+        Raises:
+            StackError: It refuses its new configuration.
+        """
+        known = self.states()
+        if all(program.name in known for program in programs):
+            return
+        folders.write_owned(self._conf, configuration(self._instance, programs), user=None)
+        for name in self._call("reloadConfig")[0][0]:  # added; then changed and removed
+            self._tolerate("ALREADY_ADDED", "addProcessGroup", name)
+
     def shutdown(self) -> None:
         """Ask it to end, programs included; returns at once."""
         self._call("shutdown")
 
-    def states(self) -> dict[str, ProgramState]:
+    def states(self) -> Mapping[str, ProgramState]:
         """Return the state of every program by its name."""
-        return {info["name"]: _state(info) for info in self._call("getAllProcessInfo")}
+        return _States((info["name"], _state(info)) for info in self._call("getAllProcessInfo"))
 
     def state(self, program: str) -> ProgramState:
         """Return one program's state."""
-        return _state(self._call("getProcessInfo", program))
+        return self.states()[program]
 
     def start(self, program: str) -> None:
-        """Start a program if it is not running; returns at once."""
+        """Start a program if it is not running; returns at once.
+
+        Raises:
+            StackError: It is newer than the running supervisor.
+        """
         self._tolerate("ALREADY_STARTED", "startProcess", program, False)
 
     def stop(self, program: str) -> None:
@@ -236,10 +257,11 @@ class Supervisor:
         try:
             self._call(method, *arguments)
         except xmlrpc.client.Fault as error:
+            hint = "./stack down, then ./stack up"
+            if error.faultString.startswith("BAD_NAME"):
+                raise StackError("the stack was started before its code was updated", hint=hint) from error
             if not error.faultString.startswith(fault):
-                raise StackError(
-                    f"the supervisor refuses: {error.faultString}", hint="./stack down, then ./stack up"
-                ) from error
+                raise StackError(f"the supervisor refuses: {error.faultString}", hint=hint) from error
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
@@ -251,6 +273,13 @@ class Supervisor:
         # A proxy per call: proxies are not thread-safe, and a Unix socket costs nothing to open.
         with xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self._socket)) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
+
+
+class _States(dict[str, ProgramState]):
+    """States by program; one that is newer than the running supervisor (the code was updated) is not running."""
+
+    def __missing__(self, program: str) -> ProgramState:
+        return ProgramState(name=program, code=_STOPPED, state="STOPPED", pid=0, started=0, message="")
 
 
 def _state(info: dict[str, Any]) -> ProgramState:

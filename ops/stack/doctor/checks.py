@@ -41,8 +41,12 @@ CHECKS = (
     Check(name="setpriv", look=machine.setpriv),
     *(
         Check(name=package.name, look=parts.package(package))
+        for package in dict.fromkeys(package for service in services.SERVICES for package in service.packages)
+    ),
+    *(
+        Check(name=service.name, look=parts.binary(service.binary))
         for service in services.SERVICES
-        for package in service.packages
+        if service.binary is not None
     ),
     Check(name="accounts", look=parts.accounts),
     Check(name="memory", look=machine.memory),
@@ -57,7 +61,11 @@ CHECKS = (
     Check(name="environments", look=state.python_environments),
     Check(name="data's owners", look=state.owners),
     Check(name="database", look=state.database),
-    *(Check(name=port.variable, look=parts.port(port)) for port in services.PORTS),
+    *(
+        Check(name=port.variable, look=parts.port(port, service))
+        for service in services.SERVICES
+        for port in service.ports
+    ),
     *(
         Check(name=f"{service.name} login", look=parts.login(service, ask), exit_code=1)
         for service, ask in _LOGINS

@@ -19,8 +19,8 @@ from stack.instance import Instance
 
 _OLDEST_PYTHON = (3, 11)
 _MEGABYTE = 1024 * 1024
-_MEMORY, _MEMORY_AT_LEAST = 1024, 400  # MB; the idle servers and projects use about half of the first
-_DISK, _DISK_AT_LEAST = 2048, 500  # MB; the environments take 500, and RabbitMQ refuses messages below 200
+_MEMORY, _MEMORY_AT_LEAST = 1536, 700  # MB; everything idle takes 1000, and `--profile core` 600
+_DISK, _DISK_AT_LEAST = 2048, 500  # MB; the environments take 1200, and RabbitMQ refuses messages below 200
 _FILES_AT_LEAST, _PROCESSES_AT_LEAST = 1024, 200  # supervisord's own minima (minfds, minprocs): else it ends
 _CLOCK_TOLERANCE = 60  # s
 _DAY = 24 * 3600  # s

@@ -16,7 +16,7 @@ from stack.doctor.finding import Finding, Situation, ok, problem, warning
 from stack.health import UnhealthyError
 from stack.instance import Instance
 from stack.ports import Port
-from stack.service import Package, Service
+from stack.service import Binary, Package, Service
 from stack.supervision import ProgramState
 
 _FIRST_FREE_FOR_ALL = 1024
@@ -48,6 +48,18 @@ def package(package: Package) -> Callable[[Situation], Finding]:
     return look
 
 
+def binary(binary: Binary) -> Callable[[Situation], Finding]:
+    """Return the look for a program that the stack does without where it is not."""
+
+    def look(_: Situation) -> Finding:
+        found = binary.find()
+        return (
+            ok(str(found)) if found is not None else ok(f"not installed, and left out. To have it: {binary.how}")
+        )
+
+    return look
+
+
 def accounts(_: Situation) -> Finding:
     """Look for the system accounts that servers run as when root starts them."""
     if os.geteuid() != 0:
@@ -55,7 +67,7 @@ def accounts(_: Situation) -> Finding:
     users = {
         program.user
         for service in services.SERVICES
-        if all(package.find() is not None for package in service.packages)  # a package brings its account
+        if service.is_installed  # a package brings its account
         for program in service.programs
         if program.user is not None
     }
@@ -64,11 +76,13 @@ def accounts(_: Situation) -> Finding:
     return ok(", ".join(sorted(users)) or "come with the packages")
 
 
-def port(port: Port) -> Callable[[Situation], Finding]:
-    """Return the check that a port is free, or ours."""
+def port(port: Port, service: Service) -> Callable[[Situation], Finding]:
+    """Return the check that a port of a service is free, or ours."""
 
     def look(situation: Situation) -> Finding:
         number = situation.instance.port(port.variable)
+        if service.is_left_out:
+            return ok(f"{number}, not needed: {service.name} is not installed")
         if number < _FIRST_FREE_FOR_ALL:
             return problem(
                 f"{number} is reserved for root, and servers do not run as root",

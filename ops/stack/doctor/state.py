@@ -13,6 +13,7 @@ from stack.doctor.finding import Finding, Situation, ok, problem, warning
 from stack.doctor.machine import existing
 from stack.instance import Instance
 from stack.servers import postgres
+from stack.service import Service
 
 
 def settings(situation: Situation) -> Finding:
@@ -103,15 +104,21 @@ def database(situation: Situation) -> Finding:
 def python_environments(situation: Situation) -> Finding:
     """Look for environments that are half made, or made from something else."""
     instance = situation.instance
+    # What installs itself in the background may be at it.
+    at_work = [s.name for s in services.SERVICES if s.in_background and _runs(s, situation)]
     names = [service.venv for service in services.SERVICES if service.venv is not None]
-    there = [name for name in names if instance.venv(name).exists()]
-    stale = [name for name in there if not environments.is_current(environments.of_project(name), instance)]
+    there = [name for name in names if instance.venv(name).exists() and name not in at_work]
+    stale = [name for name in there if not environments.is_current(environments.of_service(name), instance)]
     if stale:
         return warning(
             f"half made or outdated: {', '.join(stale)}", "nothing: the next ./stack up makes them anew"
         )
-    absent = [name for name in names if name not in there]
+    absent = [name for name in names if name not in (*there, *at_work)]
     return ok(f"the first up makes {', '.join(absent)}" if absent else ", ".join(there))
+
+
+def _runs(service: Service, situation: Situation) -> bool:
+    return situation.programs is not None and situation.programs[service.programs[-1].name].is_running
 
 
 def _subfolders(state: Path) -> Iterable[Path]:

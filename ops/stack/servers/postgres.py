@@ -48,6 +48,18 @@ def check(instance: Instance) -> None:
     health.postgres(instance, _program(instance, "psql"))
 
 
+def execute(instance: Instance, statement: str) -> None:
+    """Run a statement in the project's database, as its owner.
+
+    Raises:
+        StackError: The database refuses it, or does not answer.
+    """
+    try:
+        health.query(instance, _program(instance, "psql"), statement)
+    except health.UnhealthyError as error:
+        raise StackError("PostgreSQL refuses a statement", hint=f"{statement.strip()}\n{error}") from error
+
+
 def made_by(instance: Instance) -> str | None:
     """Return the major version that made the data; None when there is none."""
     try:

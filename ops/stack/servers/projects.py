@@ -8,6 +8,7 @@ What belongs here: command lines of our own programs. Their dependencies are in 
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from threading import Event
@@ -29,6 +30,9 @@ ROOTS = {"project-api": Path("project-api/project-api"), "project-worker": Path(
 
 LIBRARIES = tuple(Path(f"libs/{name}/src") for name in ("async-celery", "project-contracts", "project-database"))
 """Import roots of the libraries that both projects use."""
+
+_OTHERS = ("GRAFANA_", "PGADMIN_", "FLOWER_", "ALERT_")
+"""Settings of the servers around them, with their secrets: no business of the projects."""
 
 _DRAIN = 10  # s that a request or task gets to finish; then the API closes, and the broker redelivers the task
 
@@ -88,8 +92,24 @@ def reload_command(_: Instance) -> list[str]:
 
 
 def environment(instance: Instance) -> dict[str, str]:
-    """Return the settings, as the projects read them."""
-    return {**instance.values, "PYTHONUNBUFFERED": "1"}
+    """Return the settings, as the projects read them, without those of others."""
+    own = {name: value for name, value in instance.values.items() if not name.startswith(_OTHERS)}
+    return {**own, "PYTHONUNBUFFERED": "1"}
+
+
+def api_environment(instance: Instance) -> dict[str, str]:
+    """Return the settings, and the commit that runs as `app_build_info` tells it: unknown without git."""
+    named = os.environ.get("API_REVISION")
+    return {**environment(instance), **({} if named else _revision(instance.repository))}
+
+
+def _revision(repository: Path) -> dict[str, str]:
+    command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"API_REVISION": done.stdout.strip()}
 
 
 def reload_environment(instance: Instance) -> dict[str, str]:

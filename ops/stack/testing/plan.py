@@ -19,7 +19,9 @@ API = Environment(name="project-api-test", locks=(Path("project-api/requirements
 WORKER = Environment(
     name="project-worker-test", locks=(Path("project-worker/requirements.lock"), _DEV), paths=LIBRARIES
 )
-OPS = Environment(name="ops-test", locks=(Path("ops/requirements.lock"), _DEV))
+OPS = Environment(
+    name="ops-test", locks=(Path("ops/requirements.lock"), Path("ops/dashboards/requirements.lock"), _DEV)
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def interrupt(stack: Stack, moment: str, number: signal.Signals) -> str:
 def test_interrupted_at_any_moment_then_up_again(
     new_stack: Stack, number: signal.Signals, moments: tuple[str, ...]
 ) -> None:
-    new_stack.environ["STACK_RELOAD"] = "0"
+    new_stack.environ |= {"STACK_RELOAD": "0", "STACK_PROFILES": "core"}
     for moment in moments:
         said = interrupt(new_stack, moment, number)
         if number == signal.SIGINT:

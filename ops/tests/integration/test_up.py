@@ -7,12 +7,14 @@ import socket
 import stat
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
 from conftest import SERVERS, Stack, wait_until
 
 from stack import health, ports, services, settings
+from stack.errors import StackError
 from stack.health import UnhealthyError
 from stack.services import by_name
 from stack.supervision import Supervisor
@@ -76,7 +78,7 @@ def test_every_listener_is_on_loopback(live: Stack) -> None:
         c.laddr for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in pids
     ]
     assert {address.ip for address in listening if address} <= {"127.0.0.1", "::1"}
-    expected = {int(number) for variable, number in live.ports.items() if variable != "API_PORT"}
+    expected = {int(live.ports[port.variable]) for service in by_name(SERVERS) for port in service.ports}
     assert {address.port for address in listening if address} == expected
 
 
@@ -158,13 +160,22 @@ def test_up_completes_a_service_of_which_only_a_part_runs(live: Stack) -> None:
     assert is_healthy(live, "rabbitmq")
 
 
+def test_a_program_newer_than_the_running_stack(live: Stack) -> None:
+    supervisor = Supervisor(live.instance)
+    assert supervisor.state("newer").was_stopped
+    assert supervisor.states()["newer"].has_ended
+    with pytest.raises(StackError, match="before its code was updated"):
+        supervisor.start("newer")
+
+
 def test_doctor_finds_a_live_stack_well(live: Stack) -> None:
     said = live.run("doctor")
     assert not re.findall(r"^problem.*", said, re.MULTILINE)
     for name, user in (("postgres", "project"), ("redis", "the default user"), ("rabbitmq", "project")):
         assert re.search(rf"^ok +{name} login +logged in as {user}$", said, re.MULTILINE), said
+    used = {port.variable for service in by_name(SERVERS) for port in service.ports}
     for variable, number in live.ports.items():
-        state = "is free" if variable == "API_PORT" else ", in use by this stack"
+        state = ", in use by this stack" if variable in used else "(is free|, not needed: .* is not installed)"
         assert re.search(rf"^ok +{variable} +{number} ?{state}$", said, re.MULTILINE), said
     assert not [secret for secret in live.secrets() if secret in said]
 
@@ -282,3 +293,18 @@ def test_a_program_stopped_as_soon_as_it_is_started_does_not_miss_the_signal(liv
         supervisor.stop("redis")
         supervisor.wait_ended("redis", 5)  # a signal that was lost is followed by a kill after 12 s
     live.run("start", "redis")
+
+
+def test_what_starts_in_the_background_is_told_when_it_starts_and_not_again(
+    new_stack: Stack, tmp_path: Path
+) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\nexec sleep 300\n")  # an installation that takes its time
+    uv.chmod(0o755)
+    new_stack.environ["STACK_UV"] = str(uv)
+    told = "pgadmin is being installed (once) and started in the background"
+    assert told in new_stack.run("up", "pgadmin")
+    wait_until(lambda: re.search(r"^pgadmin +installing", new_stack.run("status"), re.MULTILINE), 20, "it runs")
+    said = new_stack.run("up", "pgadmin")
+    assert "Up already; checked" in said
+    assert "in the background" not in said

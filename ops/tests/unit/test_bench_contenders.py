@@ -102,7 +102,7 @@ def test_another_state_of_our_library_is_a_path_of_our_contender_alone(
 
 def test_a_project_takes_part_in_its_own_environment_and_with_a_log_of_its_own(instance: Instance) -> None:
     """A benchmark deletes its contenders' logs: those of the stack that is up must not be among them."""
-    assert contenders.API.environment == environments.of_project("project-api")
+    assert contenders.API.environment == environments.of_service("project-api")
     assert contenders.contender_log(contenders.API, instance) == instance.log("bench-project-api")
     assert contenders.contender_log(FAKE, instance) == instance.log("bench-fake")
 

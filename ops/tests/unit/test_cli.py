@@ -53,6 +53,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["up", "nope"], 2, "services: postgres, redis"),
         (["stop", "nope"], 2, "services: postgres, redis"),
         (["logs", "nope"], 2, "services: postgres, redis"),
+        (["up", "--profile", "nope"], 2, "profiles: core, monitoring, logging, admin"),
+        (["up", "grafana"], 3, "grafana.com/grafana/download"),
         (["test", "nope"], 2, "suites: lint, types, imports, contracts"),
         (["bench", "nope"], 2, "rows: enqueue, round-trip"),
         (["stop"], 2, "Missing argument"),

@@ -75,7 +75,7 @@ class TestMachine:
         assert level(machine.python(down)) == "problem"
 
     @pytest.mark.parametrize(("free", "when_down", "when_up"), [
-        (4096, "ok", "ok"), (700, "warning", "ok"), (100, "problem", "warning"),
+        (4096, "ok", "ok"), (1000, "warning", "ok"), (100, "problem", "warning"),
     ])  # fmt: skip
     def test_memory(
         self,
@@ -167,10 +167,10 @@ class TestPorts:
             yield
 
     def test_free(self, down: Situation) -> None:
-        assert level(parts.port(self.REDIS)(down)) == "ok"
+        assert level(parts.port(self.REDIS, services.REDIS)(down)) == "ok"
 
     def test_somebody_elses(self, down: Situation, listener: None) -> None:
-        ((_, finding),) = checks.run([Check(name="port", look=parts.port(self.REDIS))], down)
+        ((_, finding),) = checks.run([Check(name="port", look=parts.port(self.REDIS, services.REDIS))], down)
         assert level(finding) == "problem"
         assert f"(pid {os.getpid()})" in finding.text
         assert "REDIS_PORT=" in finding.fix
@@ -178,11 +178,11 @@ class TestPorts:
 
     def test_ours(self, down: Situation, listener: None) -> None:
         situation = replace(down, processes=[psutil.Process()])
-        assert "in use by this stack" in parts.port(self.REDIS)(situation).text
+        assert "in use by this stack" in parts.port(self.REDIS, services.REDIS)(situation).text
 
     def test_reserved(self, down: Situation) -> None:
         instance = replace(down.instance, values={**down.instance.values, "REDIS_PORT": "80"})
-        finding = parts.port(self.REDIS)(replace(down, instance=instance))
+        finding = parts.port(self.REDIS, services.REDIS)(replace(down, instance=instance))
         assert level(finding) == "problem"
         assert "REDIS_PORT=10080" in finding.fix
 
@@ -300,7 +300,7 @@ class TestState:
         finding = state.python_environments(down)
         assert level(finding) == "warning"
         assert "project-worker, project-api" in finding.text
-        api = environments.of_project("project-api")
+        api = environments.of_service("project-api")
         (down.instance.venv("project-api") / "stamp").write_text(environments._stamp(api, down.instance))
         assert "project-api" in state.python_environments(down).text  # its Python is not there
         environments.python(api, down.instance).touch()

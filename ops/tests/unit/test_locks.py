@@ -33,7 +33,7 @@ def test_requirements_txt_names_the_locks_versions_and_our_libraries(project: st
     assert all((folder / line / "pyproject.toml").is_file() for line in folders)
 
 
-@pytest.mark.parametrize("lock", [*locks.LOCKS, *locks.BENCHMARKS], ids=lambda lock: lock.path)
+@pytest.mark.parametrize("lock", [*locks.LOCKS, *locks.ALONE, *locks.BENCHMARKS], ids=lambda lock: lock.path)
 def test_every_pin_has_a_hash_and_no_address_is_in_it(lock: locks.Lock) -> None:
     text = (ROOT / lock.path).read_text()
     assert "://" not in text
@@ -46,12 +46,13 @@ def test_shared_packages_have_one_version() -> None:
     seen: dict[str, set[str]] = {}
     for lock in locks.LOCKS:
         for pin in locks.pins((ROOT / lock.path).read_text()):
-            name, _, version = pin.partition("==")
-            seen.setdefault(name, set()).add(version.split()[0])
+            name, _, rest = pin.partition("==")
+            version, _, marker = rest.partition(" ;")  # a package may have one version for each Python
+            seen.setdefault(f"{name}{marker}", set()).add(version)
     assert {name: versions for name, versions in seen.items() if len(versions) > 1} == {}
 
 
-@pytest.mark.parametrize("lock", [*locks.LOCKS, *locks.BENCHMARKS], ids=lambda lock: lock.path)
+@pytest.mark.parametrize("lock", [*locks.LOCKS, *locks.ALONE, *locks.BENCHMARKS], ids=lambda lock: lock.path)
 def test_every_direct_dependency_is_locked(lock: locks.Lock) -> None:
     pinned = {pin.partition("==")[0] for pin in locks.pins((ROOT / lock.path).read_text())}
     for source in lock.sources:

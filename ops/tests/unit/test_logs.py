@@ -1,17 +1,22 @@
 """Following a log file: whole lines, each once, through turn-overs. Finding what carries an id."""
 
 import io
+import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
-from stack import logs, services
+from stack import logs, records, services
 from stack.errors import StackError, UsageError
 from stack.instance import Instance
+from stack.log_lines import Printer
 from stack.logs import _Followed
 from stack.processes import tail
 from stack.records import Wanted, Wanting
@@ -124,6 +129,14 @@ class TestFind:
         self.write(log, *TRACE[2:], OTHER)
         assert [line.split(" | ", 1)[1] for line in self.find(instance, task=TASK)] == [FAILED, *TRACE]
 
+    def test_a_line_that_a_turn_over_parted_is_whole(self, instance: Instance) -> None:
+        log = instance.log("project-api")
+        half = SENT.index(REQUEST) + 5
+        log.with_name("project-api.log.2").write_text(f"{OTHER}\n{SENT[:half]}")
+        log.with_name("project-api.log.1").write_text(f"{SENT[half:]}\n{SENT[:10]}")
+        log.write_text(f"{SENT[10:]}\n")
+        assert [line.split(" | ", 1)[1] for line in self.find(instance, request=REQUEST)] == [SENT, SENT]
+
     def test_lines_without_times_stand_for_themselves(self, instance: Instance) -> None:
         self.write(instance.log("redis"), "1:M 22 Nov 2026 ready", f"1:M about {TASK}", "1:M done")
         assert self.find(instance, task=TASK) == [f"{'redis':<21} | 1:M about {TASK}"]
@@ -143,6 +156,97 @@ class TestFind:
         self.write(instance.log("project-api"), SENT)
         with pytest.raises(StackError):
             self.find(instance, request="." * len(REQUEST))
+
+
+DOCUMENT = '{"@timestamp":"2026-11-22T09:18:19.%dZ","log.level":"info","message":"%s","http.request.id":"%s"}'
+
+
+class TestDocuments:
+    """With LOG_FORMAT=json."""
+
+    @pytest.fixture(autouse=True)
+    def elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setenv("TZ", "XXX-2")  # two hours east
+        time.tzset()
+        yield
+        monkeypatch.undo()
+        time.tzset()
+
+    def test_times_compare_with_other_programs(self) -> None:
+        lines = [
+            DOCUMENT % (390, "sent", REQUEST),
+            DOCUMENT % (398, "done", "-"),
+            "2026-11-22 11:18:19.395 UTC ready",
+        ]
+        assert [record.time for record in records.split("any", lines)] == [
+            "2026-11-22 11:18:19.390",
+            "2026-11-22 11:18:19.398",
+            "2026-11-22 11:18:19.395",
+        ]
+
+    def test_a_request_and_a_task_are_found(self) -> None:
+        sent = DOCUMENT % (390, f"GET /v1/tasks/{TASK} 200 1.0 ms", REQUEST)
+        other = DOCUMENT % (391, f"GET /v1/tasks/{TASK}0 404 1.0 ms", f"{REQUEST}0")
+        assert Wanted(request=REQUEST, task=TASK).is_in([sent])
+        assert not Wanted(request=REQUEST, task=None).is_in([other])
+        assert not Wanted(request=None, task=TASK).is_in([other])
+
+    def test_following_takes_documents(self) -> None:
+        wanting = Wanting(Wanted(request=REQUEST, task=None))
+        lines = (DOCUMENT % (390, "sent", REQUEST), "worker: Warm shutdown", DOCUMENT % (391, "other", "-"))
+        assert [line for line in lines if wanting.takes(line)] == [lines[0]]
+
+    def test_a_document_is_a_record_of_its_own(self) -> None:
+        lines = [DOCUMENT % (390, "sent", REQUEST), "worker: Warm shutdown"]
+        assert [record.lines for record in records.split("any", lines)] == [(lines[0],), (lines[1],)]
+
+
+FAILED_DOCUMENT = json.dumps(
+    {
+        "@timestamp": "2026-11-22T09:18:19.398Z",
+        "log.level": "error",
+        "message": "Task raised:\nso",
+        "log.logger": "celery.app.trace",
+        "process.name": "ForkPoolWorker-2",
+        "http.request.id": REQUEST,
+        "error.stack_trace": "\n".join(TRACE),
+    },
+    separators=(",", ":"),
+)
+
+
+class TestPrinter:
+    """A terminal is for people, anything else for programs."""
+
+    def printed(self, *lines: str, terminal: bool) -> list[str]:
+        colours: Literal["standard"] | None = "standard" if terminal else None
+        console = Console(file=io.StringIO(), width=40, force_terminal=terminal, color_system=colours)
+        for line in lines:
+            Printer(["project-worker"], console).show("project-worker", line)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue().splitlines()
+
+    def test_a_terminal_shows_a_document_as_the_console_format_has_it(self) -> None:
+        said = [Text.from_ansi(line).plain for line in self.printed(FAILED_DOCUMENT, terminal=True)]
+        time, *words = said[0].removeprefix("project-worker | ").split(" ERROR   ")
+        assert time == records.time_of(FAILED_DOCUMENT)
+        assert words == [f"ForkPoolWorker-2 celery.app.trace [{REQUEST}] Task raised:"]
+        assert said[1:] == [f"project-worker | {line}" for line in ("so", *TRACE)]
+
+    def test_a_file_gets_the_document(self) -> None:
+        assert self.printed(FAILED_DOCUMENT, terminal=False) == [f"project-worker | {FAILED_DOCUMENT}"]
+
+    @pytest.mark.parametrize("line", [FAILED_DOCUMENT[:60], '{"@timestamp":"never"}', '{"a":1}', "1:M ready [x]"])
+    def test_any_other_line_is_shown_as_it_is(self, line: str) -> None:
+        [said] = self.printed(line, terminal=True)
+        assert Text.from_ansi(said).plain == f"project-worker | {line}"
+
+    def test_an_error_is_red_and_a_warning_yellow(self) -> None:
+        warning = FAILED.replace("ERROR  ", "WARNING")
+        for lines, colour in (((FAILED, FAILED_DOCUMENT), "\x1b[31m"), ((warning,), "\x1b[33m"), ((SENT,), None)):
+            for line in lines:
+                first = self.printed(line, terminal=True)[0].split(" | ", 1)[1]
+                assert (colour in first) if colour else ("\x1b[3" not in first)
 
 
 def test_following_takes_a_wanted_line_and_its_traceback() -> None:

@@ -57,7 +57,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 def test_the_first_settings_have_defaults_and_different_long_secrets() -> None:
     values = settle({}, {})
     secrets = [values[name] for name in settings.SECRETS]
-    assert len(set(secrets)) == 5
+    assert len(set(secrets)) == len(settings.SECRETS) == 8
     assert all(len(secret) >= 32 for secret in secrets)
     assert values["API_PORT"] == "5000"
     assert values["API_HOST"] == "127.0.0.1"
@@ -69,6 +69,13 @@ def test_the_environment_wins_and_unknown_variables_stay_out() -> None:
     assert values["API_PORT"] == "5002"
     assert values["REDIS_PORT"] == "6379"  # an empty variable is no value
     assert "SHELL" not in values
+
+
+def test_a_port_that_is_newer_than_the_file_moves_with_the_others() -> None:
+    remembered = settle({}, {"STACK_PORT_OFFSET": "100"})
+    del remembered["API_PORT"]
+    assert settle(remembered, {})["API_PORT"] == "5100"
+    assert settle(remembered, {"STACK_PORT_OFFSET": "200"})["API_PORT"] == "5200"
 
 
 def test_a_moved_port_is_remembered() -> None:
@@ -150,3 +157,11 @@ def test_an_offset_that_gives_no_ports_is_refused(value: str) -> None:
 def test_a_running_stack_is_not_shifted() -> None:
     with pytest.raises(MachineNotReadyError, match=f"up with {OFFSET}=0"):
         settle(settle({}, {}), {OFFSET: "100"}, is_up=True)
+
+
+def test_the_projects_own_settings_are_remembered_once_they_are_given() -> None:
+    assert not set(settings.OPTIONAL) & settle({}, {}).keys()
+    values = settle({}, {"LOG_FORMAT": "json"})
+    assert settle(values, {})["LOG_FORMAT"] == "json"
+    with pytest.raises(MachineNotReadyError, match="LOG_LEVEL"):
+        settle(values, {"LOG_LEVEL": "DEBUG"}, is_up=True)
