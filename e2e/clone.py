@@ -23,6 +23,8 @@ import psutil
 REPOSITORY = Path(__file__).parents[1]
 PORTS = (
     "API_PORT",
+    "WORKER_METRICS_PORT",
+    "PICKLE_WORKER_METRICS_PORT",
     "POSTGRES_PORT",
     "REDIS_PORT",
     "RABBITMQ_PORT",
@@ -30,7 +32,22 @@ PORTS = (
     "RABBITMQ_PROMETHEUS_PORT",
     "RABBITMQ_DIST_PORT",
     "EPMD_PORT",
+    "FLOWER_PORT",
+    "POSTGRES_EXPORTER_PORT",
+    "REDIS_EXPORTER_PORT",
+    "NODE_EXPORTER_PORT",
+    "PROCESS_EXPORTER_PORT",
+    "ALERTMANAGER_PORT",
+    "PROMETHEUS_PORT",
 )
+NOT_LISTENED_ON = (
+    "GRAFANA_PORT",
+    "ELASTICSEARCH_PORT",
+    "ELASTICSEARCH_TRANSPORT_PORT",
+    "KIBANA_PORT",
+    "PGADMIN_PORT",
+)
+"""Of servers that no package brings, and of pgAdmin, which takes long to install and has a test of its own."""
 INHERITED = ("PATH", "HOME", "LANG", "TERM", "USER", "TMPDIR")
 """All that a plain shell hands on. Package indexes are configured by variables too, see `plain_environment`."""
 
@@ -80,8 +97,11 @@ class Clone:
             if source.is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, folder / name)
-        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        self.environment = plain_environment() | {name: str(port) for name, port in self.ports.items()}
+        numbers = free_ports(len(PORTS) + len(NOT_LISTENED_ON))
+        moved = dict(zip((*PORTS, *NOT_LISTENED_ON), numbers, strict=True))
+        self.ports = {name: moved[name] for name in PORTS}
+        self.environment = plain_environment() | {name: str(port) for name, port in moved.items()}
+        self.environment["STACK_PROFILES"] = "core monitoring"
 
     @property
     def url(self) -> str:

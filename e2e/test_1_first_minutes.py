@@ -46,10 +46,11 @@ def test_status_names_every_service(stack: Clone) -> None:
 
 
 def test_urls_lead_somewhere(stack: Clone) -> None:
-    urls = re.findall(r"http://\S+", stack.must("urls"))
-    assert len(urls) >= 3
-    for url in urls:
-        assert httpx.get(url, follow_redirects=True, timeout=10).status_code == 200, url
+    urls = re.findall(r"(http://\S+) *(?:user (\S+), password: (\S+))?", stack.must("urls"))
+    assert len(urls) >= 8
+    for url, user, password in urls:
+        login = (user, stack.settings()[password]) if user else None
+        assert httpx.get(url, auth=login, follow_redirects=True, timeout=10).status_code == 200, url
 
 
 def test_everything_listens_on_loopback_only(stack: Clone) -> None:
