@@ -110,9 +110,8 @@ class AmqpBroker:
 
     async def publish_all(self, publications: Sequence[Publication]) -> None:
         """See `Broker`. Nothing is published if one cannot be encoded."""
-        if publications:
-            # Before the work of encoding. What is refused here counts as one message: no other was tried.
-            self._check_told(None, *_subject(publications[0]))
+        # Before the work of encoding. What is refused here counts as one message: no other was tried.
+        self._check_told(None, *_subject(publications[0]) if publications else (None, ""))
         messages = await self._encode_all(publications)
         letters: deque[Letter] = deque()
         try:
@@ -461,7 +460,8 @@ class AmqpBroker:
 
 def _subject(publication: Publication) -> tuple[str | None, str]:
     """Return the task's name, None for what is no task, and its queue."""
-    return publication.options["headers"].get("task"), publication.options["routing_key"]
+    options = publication.options
+    return options.get("headers", {}).get("task"), options.get("routing_key", "")
 
 
 def _outcome(letter: Letter) -> PublishOutcome:
