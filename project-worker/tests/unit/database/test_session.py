@@ -20,6 +20,7 @@ def test_pool_and_time_outs_come_from_the_settings(app: Celery, settings: Settin
         "pool_timeout": settings.postgres_pool_timeout_seconds,
         "lock_timeout": settings.postgres_lock_timeout_seconds,
         "statement_timeout": settings.postgres_statement_timeout_seconds,
+        "traced": False,
     }
     assert (settings.postgres_pool_size, settings.postgres_statement_timeout_seconds) == (2, 60)
 
