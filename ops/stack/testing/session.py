@@ -1,7 +1,8 @@
 """A test session: environments, checks, suites, and the report.
 
 How it works: the servers start in the background while the checks run. A step's output is shown when it fails; a
-single suite, or one with arguments for pytest, prints as it goes. The last line is `N passed, N failed`: every
+single suite, or one with arguments for pytest, prints as it goes. Tests that passed only when they were run again
+are named. The last line is `N passed, N failed`: every
 pytest test, plus one for each check.
 
 What belongs here: the order of a session, and its report.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stack import environments, folders, packages, services, settings
@@ -162,6 +164,7 @@ def _suite_step(
         report=report,
         is_live=is_live,
         longest=longest,
+        again=() if arguments else ("--last-failed",),
     )
 
 
@@ -181,8 +184,8 @@ def _configured_tools(folder: Path) -> set[str]:
 def _run(step: Step, console: Console) -> Outcome:
     outcome = run(step)
     mark = "[red]failed[/red]" if outcome.failed else "[green]ok[/green]    "
-    console.print(f"{mark}  {step.name:<24} {outcome.seconds:6.1f} s  {outcome.note}", highlight=False)
-    if outcome.failed and not step.is_live:
+    console.print(f"{mark}  {step.name:<24} {outcome.seconds:6.1f} s  {escape(outcome.note)}", highlight=False)
+    if (outcome.failed or outcome.unsteady) and not step.is_live:
         for line in tail(step.log, _SHOWN):
             console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
     return outcome
@@ -200,6 +203,10 @@ def _summarise(outcomes: Sequence[Outcome], console: Console) -> bool:
     console.print(table)
     passed = sum(outcome.passed for outcome in outcomes)
     failed = sum(outcome.failed for outcome in outcomes)
+    if unsteady := [name for outcome in outcomes for name in outcome.unsteady]:
+        console.print(
+            f"unsteady, passed only when run again: {', '.join(unsteady)}", highlight=False, soft_wrap=True
+        )
     # Alone on the last line, as it is: CI reads it.
     console.print(f"{passed} passed, {failed} failed", highlight=False)
     return failed == 0

@@ -14,13 +14,17 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a step came to; `seconds` is how long it took, `note` says what the counts do not."""
+    """What a step came to; `seconds` is how long it took, `note` says what the counts do not.
+
+    `unsteady` names the tests that failed and passed when they were run again; they are among the passed.
+    """
 
     name: str
     passed: int
@@ -28,6 +32,11 @@ class Outcome:
     skipped: int
     seconds: float
     note: str = ""
+    unsteady: Sequence[str] = ()
+
+
+AGAIN = 3
+"""How many failed tests of a step are run again, at most: more of them are no accident."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +44,8 @@ class Step:
     """A program to run: from which folder, in which environment variables, with its output to which file.
 
     `report` is the JUnit file that pytest is asked to write; None for a check. With `is_live`, the output goes to
-    the terminal instead of the file. It is ended after `longest` seconds.
+    the terminal instead of the file. It is ended after `longest` seconds. `again` are the words that have the
+    command run only what failed; empty: nothing is run again.
     """
 
     name: str
@@ -46,6 +56,7 @@ class Step:
     report: Path | None = None
     is_live: bool = False
     longest: float = 1200  # s
+    again: Sequence[str] = ()
 
 
 def run(step: Step) -> Outcome:
@@ -54,11 +65,16 @@ def run(step: Step) -> Outcome:
     if not step.folder.is_dir():
         return Outcome(name=step.name, passed=0, failed=1, skipped=0, seconds=0, note=f"no folder {step.folder}")
     code = _execute(step)
-    seconds = time.monotonic() - begin
-    if step.report is not None:
-        passed, failed, skipped = _count(step.report)
-    else:
-        passed, failed, skipped = int(code == 0), int(code != 0), 0
+    cases = _cases(step.report) if step.report is not None else {step.name: "passed" if code == 0 else "failed"}
+    unsteady = []
+    first = [name for name, result in cases.items() if result == "failed"]
+    if step.report is not None and step.again and code == _TESTS_FAILED and len(first) <= AGAIN:
+        second = _once_more(step, step.report.with_suffix(".again.xml"))
+        unsteady = [name for name in first if second.get(name) == "passed"]
+        cases |= dict.fromkeys(unsteady, "passed")
+        code = _TESTS_FAILED if len(unsteady) < len(first) else 0
+    results = list(cases.values())
+    passed, failed = results.count("passed"), results.count("failed")
     note = ""
     if code is None:
         note = f"ended after {step.longest:g} s"
@@ -68,12 +84,33 @@ def run(step: Step) -> Outcome:
         note = f"exit code {code}"
     if note:
         failed += 1
-    return Outcome(name=step.name, passed=passed, failed=failed, skipped=skipped, seconds=seconds, note=note)
+    elif unsteady:
+        note = f"passed only when run again: {', '.join(unsteady)}"
+    return Outcome(
+        name=step.name,
+        passed=passed,
+        failed=failed,
+        skipped=results.count("skipped"),
+        seconds=time.monotonic() - begin,
+        note=note,
+        unsteady=unsteady,
+    )
 
 
-def _execute(step: Step) -> int | None:
+_TESTS_FAILED = 1
+"""Pytest's exit code when all tests were run and some failed; other codes are of runs that broke off."""
+
+
+def _once_more(step: Step, report: Path) -> Mapping[str, str]:
+    """Run what failed again, with its output after the first run's; return what each test came to."""
+    report.unlink(missing_ok=True)
+    _execute(replace(step, command=[*step.command, *step.again, f"--junitxml={report}"]), mode="ab")
+    return _cases(report)
+
+
+def _execute(step: Step, mode: Literal["wb", "ab"] = "wb") -> int | None:
     """Return the exit code; None when the step took too long."""
-    with step.log.open("wb") as log:
+    with step.log.open(mode) as log:
         process = subprocess.Popen(
             step.command,
             cwd=step.folder,
@@ -98,11 +135,15 @@ def _execute(step: Step) -> int | None:
             process.wait()
 
 
-def _count(report: Path) -> tuple[int, int, int]:
-    """Return how many tests passed, failed and were skipped."""
+def _cases(report: Path) -> dict[str, str]:
+    """Return what each test came to: passed, failed or skipped."""
     if not report.exists():
-        return 0, 0, 0
-    cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 (pytest wrote it just now)
-    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    return len(cases) - failed - skipped, failed, skipped
+        return {}
+    cases: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 (pytest wrote it just now)
+        name = f"{case.get('classname', '')}::{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            cases[name] = "failed"
+        else:  # a test that fails and whose clean-up fails too is in the file twice
+            cases.setdefault(name, "skipped" if case.find("skipped") is not None else "passed")
+    return cases

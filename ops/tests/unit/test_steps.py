@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from stack.testing import plan
-from stack.testing.steps import Outcome, Step, run
+from stack.testing.steps import AGAIN, Outcome, Step, run
 
 
 def step(
@@ -36,6 +36,66 @@ CASES = (
     '<testcase name="c"><error/></testcase><testcase name="d"><skipped/></testcase></testsuite></testsuites>'
 )
 ONE = '<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>'
+
+
+def suite(folder: Path, tests: str, *, again: bool = True) -> Outcome:
+    """A run of pytest itself over a file of tests."""
+    (folder / "test_it.py").write_text(tests)
+    report = folder / "report.xml"
+    return run(
+        Step(
+            name="s",
+            command=[sys.executable, "-m", "pytest", "--rootdir", str(folder), f"--junitxml={report}"],
+            folder=folder,
+            environ=dict(os.environ),
+            log=folder / "log",
+            report=report,
+            again=("--last-failed",) if again else (),
+        )
+    )
+
+
+STEADY = "def test_steady(): open('runs', 'a').write('s')\n"
+UNSTEADY = """
+def test_unsteady():
+    import pathlib
+    runs = pathlib.Path("runs")
+    count = runs.read_text().count("u") if runs.exists() else 0
+    open("runs", "a").write("u")
+    assert count, "the first run"
+"""
+BROKEN = "def test_broken_{0}(): open('runs', 'a').write('b'); assert not 'broken'\n"
+
+
+def test_a_test_that_passes_when_run_again_is_passed_and_named(tmp_path: Path) -> None:
+    outcome = suite(tmp_path, STEADY + UNSTEADY)
+    assert (outcome.passed, outcome.failed, list(outcome.unsteady)) == (2, 0, ["test_it::test_unsteady"])
+    assert outcome.note == "passed only when run again: test_it::test_unsteady"
+    assert (tmp_path / "runs").read_text() == "suu"  # the steady one was not run again
+    said = (tmp_path / "log").read_text()
+    assert ("the first run" in said, "1 passed" in said) == (True, True)
+
+
+def test_a_test_that_fails_again_is_failed(tmp_path: Path) -> None:
+    outcome = suite(tmp_path, STEADY + UNSTEADY + BROKEN.format(1))
+    assert (outcome.passed, outcome.failed, list(outcome.unsteady)) == (2, 1, ["test_it::test_unsteady"])
+    assert (tmp_path / "runs").read_text().count("b") == 2
+
+
+def test_many_failed_tests_are_no_accident_and_are_not_run_again(tmp_path: Path) -> None:
+    outcome = suite(tmp_path, UNSTEADY + "".join(map(BROKEN.format, range(AGAIN))))
+    assert (outcome.passed, outcome.failed, list(outcome.unsteady)) == (0, AGAIN + 1, [])
+    assert (tmp_path / "runs").read_text() == "u" + "b" * AGAIN
+
+
+def test_without_leave_nothing_is_run_again(tmp_path: Path) -> None:
+    outcome = suite(tmp_path, UNSTEADY, again=False)
+    assert (outcome.passed, outcome.failed) == (0, 1)
+
+
+def test_a_run_that_breaks_off_is_not_run_again(tmp_path: Path) -> None:
+    outcome = suite(tmp_path, UNSTEADY + "\n\ndef test_end():\n    import os; os._exit(1)\n")
+    assert (outcome.passed, outcome.failed, outcome.note) == (0, 1, "ran no test")
 
 
 @pytest.mark.parametrize(("code", "counts"), [(0, (1, 0)), (1, (0, 1)), (2, (0, 1))])

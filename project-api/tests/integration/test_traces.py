@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from collector import NO_PARENT, Collector, Span, collecting
+from collector import CLIENT, NO_PARENT, Collector, Span, collecting
 from places import CITIES, COUNTRIES, GERMANY, MUNICH, created
 from processes import COMMAND, IMPORT_ROOT, WORKER_IMPORTS, Api, Worker, running_api, unused_port, wait_until
 from virtual_hosts import management, own_virtual_host
@@ -96,7 +96,7 @@ def http(traced_api: Api, traced_worker: Worker) -> Iterator[httpx.Client]:
 def new_parent(*, sampled: bool = True) -> tuple[str, dict[str, str]]:
     """A client's trace: its id, and the header that names it."""
     trace_id = uuid.uuid4().hex
-    return trace_id, {"traceparent": f"00-{trace_id}-{'c' * 16}-{'01' if sampled else '00'}"}
+    return trace_id, {"traceparent": f"00-{trace_id}-{CLIENT}-{'01' if sampled else '00'}"}
 
 
 def one(spans: list[Span], name: str) -> Span:
@@ -123,7 +123,7 @@ def test_one_request_is_one_trace(http: httpx.Client, collector: Collector) -> N
     process = one(spans, MULTIPLICATION)
     look_up, store = one(spans, "look up task"), one(spans, "store result")
     assert [(span.parent_id, span.kind, span.service) for span in (server, publish, wait)] == [
-        ("c" * 16, "SERVER", API),
+        (CLIENT, "SERVER", API),
         (server.span_id, "PRODUCER", API),
         (server.span_id, "INTERNAL", API),
     ]
@@ -391,7 +391,7 @@ def test_a_killed_process_takes_its_own_spans_alone(tmp_path: Path, own_host: st
         assert [span.attributes["celery.task.state"] for span in runs].count("success") == 4
         [given_up] = [span for span in runs if span.failed]
         assert given_up.attributes["error.type"] == "WorkerLost"
-        [publish] = [span for span in late.spans() if span.span_id == given_up.parent_id]
+        [publish] = late.wait_for(1, span_id=given_up.parent_id)
         assert publish.service == API
 
 

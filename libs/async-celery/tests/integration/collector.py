@@ -18,6 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 NO_PARENT = ""
+CLIENT = "c" * 16
+"""The span of a client outside, which names its trace and never sends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +87,19 @@ class Collector:
     def spans(self) -> list[Span]:
         return [span for body in list(self.bodies) for span in _spans(body)]
 
-    def trace(self, trace_id: str) -> list[Span]:
-        return [span for span in self.spans() if span.trace_id == trace_id]
+    def trace(self, trace_id: str, *, within: float = 20) -> list[Span]:
+        """Wait until each span's parent is there too, which another process may send later; return them all."""
+        deadline = time.monotonic() + within
+        while True:
+            spans = [span for span in self.spans() if span.trace_id == trace_id]
+            there = {NO_PARENT, CLIENT, *(span.span_id for span in spans)}
+            orphans = [span for span in spans if span.parent_id not in there]
+            if not orphans:
+                return spans
+            assert time.monotonic() < deadline, f"no parents within {within:g} s of:\n" + "\n".join(
+                map(str, orphans)
+            )
+            time.sleep(0.05)
 
     def wait_for(self, count: int, *, within: float = 20, **wanted: object) -> list[Span]:
         """Wait until so many spans with these fields, or attributes (dots as `__`), are there; return them."""
