@@ -21,7 +21,7 @@ from project_contracts.connections import (
     explain_unreadable_env,
     find_env_file,
 )
-from project_contracts.logs import Environment, LogFormat, LogLevel
+from project_contracts.logs import LogFormat, LogLevel
 from project_contracts.signing import SigningKeys
 
 
@@ -40,7 +40,6 @@ class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
     worker_name: str = "project-worker"
     worker_version: str = "0.1.0"
     worker_description: str = "Works the tasks of the queue project-worker."
-    environment: Environment = "development"
     log_level: LogLevel = "INFO"
     log_format: LogFormat | None = Field(
         default=None, description="json or console; unless set, json in production, console in development"
@@ -101,7 +100,9 @@ class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
         default=8, ge=0, description="a second signal waits for tasks so long"
     )
     worker_heartbeat_file: Path | None = Field(
-        default=None, description="touched every 5 s by a worker that takes tasks: for a container's health check"
+        default=None,
+        description="touched by a worker every 5 s while it takes tasks, by a reaper every second: for a "
+        "container's health check; each process needs its own",
     )
     worker_max_tasks_per_child: int = Field(default=10_000, ge=1, description="a child is replaced after so many")
     worker_max_memory_per_child_kib: int = Field(

@@ -14,9 +14,9 @@ from worker.main import create_app, create_pickle_app
 @pytest.fixture
 def settings() -> Settings:
     return Settings(
-        rabbitmq_password=SecretStr("broker-secret"),
-        redis_password=SecretStr("backend-secret"),
-        postgres_password=SecretStr("database-secret"),
+        rabbitmq_password=SecretStr("broker-secret-of-production"),
+        redis_password=SecretStr("backend-secret-of-production"),
+        postgres_password=SecretStr("database-secret-of-production"),
         signed_pickle_key=SecretStr("a-pickle-secret-of-its-own"),
         task_time_limit_seconds=30,
         task_soft_time_limit_seconds=20,

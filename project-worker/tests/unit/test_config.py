@@ -106,6 +106,22 @@ def test_what_is_missing_or_wrong_is_named_without_its_value(
     assert SECRET not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", REQUIRED)
+def test_production_takes_no_login_of_development(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    login = "development-only-canary" if name.endswith("_KEY") else "guest"
+    use(monkeypatch, **{name: login})
+    with pytest.raises(SettingsError) as raised:
+        use(monkeypatch, **{name: login, "ENVIRONMENT": "production"})
+    assert f"{name}: production takes no login of development" in str(raised.value)
+    assert login not in str(raised.value)
+
+
+def test_a_secret_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("from-a-file\n")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "secret"))
+    assert use(monkeypatch, REDIS_PASSWORD="").backend == "redis://:from-a-file@127.0.0.1:6379/0"
+
+
 def test_unreadable_env_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".stack" / "env").chmod(0)
     user = os.geteuid()

@@ -10,10 +10,13 @@ What belongs here: addresses and credentials that both the API and the worker ne
 """
 
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from project_contracts.secrets import Holds, Secrets, passwords_of_urls
 
 ENV_FILE = Path(".stack") / "env"
 
@@ -23,17 +26,21 @@ def find_env_file(start: Path) -> Path | None:
     return next((folder / ENV_FILE for folder in (start, *start.parents) if (folder / ENV_FILE).is_file()), None)
 
 
-class Connections(BaseModel):
+class Connections(Secrets):
     """Addresses and credentials of RabbitMQ (broker) and Redis (result backend)."""
 
-    broker_url: SecretStr | None = Field(default=None, description="replaces the RABBITMQ_* parts when set")
+    broker_url: Annotated[SecretStr | None, Holds(secrets=passwords_of_urls)] = Field(
+        default=None, description="replaces the RABBITMQ_* parts when set"
+    )
     rabbitmq_host: str = "127.0.0.1"
     rabbitmq_port: int = Field(default=5672, ge=1, le=65535)
     rabbitmq_user: str = "project"
     rabbitmq_password: SecretStr = Field(default=SecretStr(""), validate_default=True)
     rabbitmq_vhost: str = "project"
 
-    result_backend: SecretStr | None = Field(default=None, description="replaces the REDIS_* parts when set")
+    result_backend: Annotated[SecretStr | None, Holds(secrets=passwords_of_urls)] = Field(
+        default=None, description="replaces the REDIS_* parts when set"
+    )
     redis_host: str = "127.0.0.1"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_password: SecretStr = Field(default=SecretStr(""), validate_default=True)
@@ -66,7 +73,7 @@ class Connections(BaseModel):
         return f"redis://:{password}@{self.redis_host}:{self.redis_port}/{self.redis_db}"
 
 
-class DatabaseConnection(BaseModel):
+class DatabaseConnection(Secrets):
     """Address and credentials of PostgreSQL."""
 
     postgres_host: str = "127.0.0.1"

@@ -8,26 +8,32 @@ then let the new key sign and the old one be accepted; drop the old one after th
 What belongs here: these two settings. What is done with the keys is in `async_celery.signed_pickle`.
 """
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from typing import Annotated
 
-SHORTEST_KEY = 16  # characters
+from pydantic import Field, SecretStr, field_validator
+
+from project_contracts.secrets import SHORTEST_SECRET, Holds, Secrets
 
 
-class SigningKeys(BaseModel):
+def _split(text: str) -> list[str]:
+    return [key.strip() for key in text.split(",") if key.strip()]
+
+
+class SigningKeys(Secrets):
     """The secrets that make a pickle worth unpickling. No default: a missing one stops the start."""
 
     signed_pickle_key: SecretStr = Field(
-        min_length=SHORTEST_KEY, description="signs the arguments of some tasks; the same in API and worker"
+        min_length=SHORTEST_SECRET, description="signs the arguments of some tasks; the same in API and worker"
     )
-    signed_pickle_accepted_keys: SecretStr = Field(
+    signed_pickle_accepted_keys: Annotated[SecretStr, Holds(secrets=_split)] = Field(
         default=SecretStr(""), description="further keys that are accepted, separated by commas: to change keys"
     )
 
     @field_validator("signed_pickle_accepted_keys")
     @classmethod
     def _are_long(cls, keys: SecretStr) -> SecretStr:
-        if any(len(key) < SHORTEST_KEY for key in _split(keys)):
-            raise ValueError(f"each key should have at least {SHORTEST_KEY} characters")
+        if any(len(key) < SHORTEST_SECRET for key in _split(keys.get_secret_value())):
+            raise ValueError(f"each key should have at least {SHORTEST_SECRET} characters")
         return keys
 
     @property
@@ -38,8 +44,4 @@ class SigningKeys(BaseModel):
     @property
     def accepted_keys(self) -> tuple[bytes, ...]:
         """The keys that are accepted beside it: never log them."""
-        return tuple(key.encode() for key in _split(self.signed_pickle_accepted_keys))
-
-
-def _split(keys: SecretStr) -> list[str]:
-    return [key.strip() for key in keys.get_secret_value().split(",") if key.strip()]
+        return tuple(key.encode() for key in _split(self.signed_pickle_accepted_keys.get_secret_value()))

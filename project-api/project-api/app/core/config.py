@@ -23,7 +23,7 @@ from project_contracts.connections import (
     explain_unreadable_env,
     find_env_file,
 )
-from project_contracts.logs import Environment, LogFormat, LogLevel
+from project_contracts.logs import LogFormat, LogLevel
 from project_contracts.signing import SigningKeys
 
 
@@ -36,7 +36,6 @@ class Settings(Connections, DatabaseConnection, SigningKeys, BaseSettings):
     api_version: str = "0.1.0"
     api_revision: str = Field(default="unknown", description="the commit that runs, for app_build_info")
     api_description: str = "Sends tasks by name to Celery workers and tells the truth about them."
-    environment: Environment = "development"
     log_level: LogLevel = "INFO"
     log_format: LogFormat | None = Field(
         default=None, description="json or console; unless set, json in production, console in development"

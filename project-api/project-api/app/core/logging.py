@@ -134,6 +134,7 @@ def configure_logging(settings: Settings) -> None:
         },
         console=_LINE,
         events=(Access,),
+        hidden=frozenset({"color_message"}),  # uvicorn's: the message again, with a terminal's colours
         loggers={
             "uvicorn": {"handlers": [], "level": settings.log_level, "propagate": True},
             "uvicorn.error": {"handlers": [], "level": settings.log_level, "propagate": True},

@@ -140,6 +140,27 @@ def test_a_wrong_setting_stops_the_start_and_its_value_is_not_shown(tmp_path: Pa
     assert "Traceback" not in result.stderr
 
 
+def test_production_does_not_start_with_a_login_of_development(tmp_path: Path) -> None:
+    strong = {name: value * 2 for name, value in SECRETS.items()}
+    in_production = {**strong, "ENVIRONMENT": "production"}
+    assert start_api(tmp_path, in_production).returncode == 0
+    weak = {"RABBITMQ_PASSWORD": "guest", "TASK_ID_KEY": "development-only-canary"}
+    result = start_api(tmp_path, {**in_production, **weak})
+    assert result.returncode == 1
+    assert [line.split(":")[0].strip() for line in result.stderr.splitlines()[1:-1]] == list(weak)
+    assert not [value for value in weak.values() if value in result.stderr + result.stdout]
+
+
+def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("tiny-canary\n")
+    given = {name: value for name, value in SECRETS.items() if name != "TASK_ID_KEY"}
+    result = start_api(tmp_path, {**given, "TASK_ID_KEY_FILE": str(tmp_path / "key")})
+    assert "TASK_ID_KEY: Value should have at least 16" in result.stderr
+    assert "tiny-canary" not in result.stderr
+    (tmp_path / "key").write_text("0123456789abcdef\n")
+    assert start_api(tmp_path, {**given, "TASK_ID_KEY_FILE": str(tmp_path / "key")}).returncode == 0
+
+
 def test_settings_are_found_in_stack_env_above_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / ".stack").mkdir()
     lines = {**SECRETS, "REDIS_PORT": "none"}

@@ -31,8 +31,8 @@ class Policy:
         cancel_check_interval: in s, how often a running task is looked up among the cancelled.
         cancel_grace: in s, how long a cancelled task may clean up before its process is killed.
         history_length: how many finished tasks the history keeps, at least.
-        heartbeat_file: touched by a worker that is well; None for none.
-        heartbeat_interval: in s.
+        heartbeat_file: touched by a worker, or a reaper, that is well; None for none.
+        heartbeat_interval: in s, of a worker; a reaper's is 1 s.
     """
 
     max_attempts: int = 5

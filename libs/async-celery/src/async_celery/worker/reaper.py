@@ -10,7 +10,8 @@ the reaper stores those that they could not. Once a second it looks at the workf
 
 A message is acknowledged last, when its task has ended for certain and its copy is confirmed; each step before
 can be done twice. So the reaper can be stopped or killed anywhere, several may run beside each other, and while
-Redis or the broker is away it waits. Wrong settings end it with code 1 and a message.
+Redis or the broker is away it waits. Wrong settings end it with code 1 and a message. Each look at the workflows
+touches the heartbeat's file (`heartbeat.py`), as a worker does: it gets old while the reaper waits or hangs.
 
 What belongs here: the process, and the judgement of one dead letter. Queues and headers are `dead_letters.py`'s.
 """
@@ -40,6 +41,7 @@ from async_celery.worker import dead_letters
 from async_celery.worker.backend import backend_of
 from async_celery.worker.connection import PASSING
 from async_celery.worker.consumer import context_of, refusal_of
+from async_celery.worker.policy import policy_of
 from async_celery.worker.subject import busy_with, subject_of_message
 from async_celery.worker.sweeper import Sweeper
 
@@ -120,6 +122,7 @@ class Reaper:
         backend.always_retry = False
         self._backend: Any = backend
         self._sweeper = Sweeper(app)
+        self._heartbeat = policy_of(app).heartbeat_file
         self._next_sweep = 0.0
         self._arrived: deque[Any] = deque()
 
@@ -195,6 +198,8 @@ class Reaper:
             if time.monotonic() >= self._next_sweep:
                 self._next_sweep = time.monotonic() + _SWEEP_INTERVAL
                 self._sweeper.sweep()
+                if self._heartbeat is not None:
+                    self._heartbeat.touch()
             with contextlib.suppress(socket.timeout):
                 inbox.drain_events(timeout=max(0.01, self._next_sweep - time.monotonic()))
             inbox.heartbeat_check()

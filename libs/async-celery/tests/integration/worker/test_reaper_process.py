@@ -145,6 +145,27 @@ def test_it_stops_soon_whether_its_servers_are_there_or_not(
         waiting.close()
 
 
+def test_its_heartbeat_tells_whether_it_works(site: WorkerProcess, tmp_path: Path) -> None:
+    files = {name: tmp_path / name / "alive" for name in ("working", "waiting")}
+    working, waiting = (
+        replace(site.settings, policy=replace(site.settings.policy, heartbeat_file=file))
+        for file in files.values()
+    )
+    waiting = replace(waiting, broker="amqp://guest:guest@127.0.0.1:9//")  # nobody listens there
+    reapers = [ReaperProcess(tmp_path / "working", working), ReaperProcess(tmp_path / "waiting", waiting)]
+    try:
+        for reaper in reapers:
+            reaper.launch()
+        for _ in range(3):
+            wait_until(files["working"].exists, 30, what="the heartbeat")
+            files["working"].unlink()
+        wait_until(lambda: "The reaper waits for its servers" in reapers[1].text, 30, what="its complaint")
+        assert not files["waiting"].exists()
+    finally:
+        for reaper in reapers:
+            reaper.close()
+
+
 def test_wrong_settings_end_it_with_a_message(site: WorkerProcess, tmp_path: Path) -> None:
     settings = site.settings
     wrong: dict[str, tuple[dict[str, Any], str]] = {
