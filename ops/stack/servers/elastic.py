@@ -8,10 +8,13 @@ What belongs here: everything native about these two.
 """
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from threading import Event
 
 from stack import folders
+from stack.errors import StackError
 from stack.instance import Instance
 from stack.servers import prometheus
 
@@ -58,7 +61,12 @@ def elasticsearch_environment(instance: Instance) -> dict[str, str]:
 
 
 def prepare_kibana(instance: Instance, _: Event) -> None:
-    """Make the data folder and write the configuration."""
+    """Make the data folder and write the configuration; tell Elasticsearch, which is there by now, of our fields.
+
+    Raises:
+        StackError: Elasticsearch refused that.
+    """
+    set_up_elasticsearch(instance)
     for folder in (instance.data("kibana"), instance.config("kibana")):
         folders.make_owned(folder, USER)
     lines = [
@@ -69,6 +77,26 @@ def prepare_kibana(instance: Instance, _: Event) -> None:
     ]
     text = instance.template("kibana", "kibana.yml") + "\n" + "\n".join(lines) + "\n"
     folders.write_owned(instance.config("kibana") / "kibana.yml", text, USER)
+
+
+def set_up_elasticsearch(instance: Instance) -> None:
+    """Put the template of log lines, as the one-shot `elasticsearch-setup` of compose.yaml does.
+
+    Raises:
+        StackError: Elasticsearch refused it.
+    """
+    done = subprocess.run(
+        [sys.executable, str(instance.repository / "infra" / "elasticsearch" / "set_up.py"), "elasticsearch"],
+        env={"ELASTICSEARCH_URL": f"http://127.0.0.1:{instance['ELASTICSEARCH_PORT']}", "SET_UP_DEADLINE": "30"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise StackError(
+            f"Elasticsearch has not taken the template of log lines: {done.stderr.strip()}",
+            hint="look at its log: ./stack logs elasticsearch",
+        )
 
 
 def kibana_command(instance: Instance) -> list[str]:

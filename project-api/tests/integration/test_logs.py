@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from log_store import declared, log_store, template
 from places import CITIES, COUNTRIES, GERMANY, MUNICH, created
 from processes import COMMAND, Api, Worker, running_api, running_reaper, wait_until
 from virtual_hosts import own_virtual_host
@@ -227,3 +228,66 @@ def test_every_line_is_json_with_the_required_fields(
     # uvicorn's own loggers, too; and nothing before them.
     assert "uvicorn.error" in {line["log.logger"] for line in lines(logging_api.log)}
     assert logging_api.log.read_text().startswith('{"@timestamp"')
+
+
+def test_every_line_is_stored_as_declared_and_the_saved_searches_find_the_right_ones(
+    http: httpx.Client, logging_api: Api, logging_worker: Worker, reaper_log: Path, request_id: str
+) -> None:
+    dead = f"{request_id}-dead"
+    headers = {"X-Request-ID": dead, "Prefer": "wait=30"}
+    document = {"multiplicand": DIE, "multiplier": random.randrange(10**12)}
+    path = "/v1/project-worker/integer-multiplication"
+    assert http.post(path, json=document, headers=headers, timeout=60).status_code == 502
+    answer = http.post("/v1/project-worker/integers-sum", json={"integers": [1, 2]})
+    assert answer.status_code == 200, answer.text
+    wait_until(lambda: len(finished(logging_worker, request_id)) == 1, 20, "the task's line is there")
+    wait_until(lambda: bool(lines_of(logging_api.log, dead)), 20, "the lost request's line is there")
+    wait_until(lambda: bool(lines_of(logging_api.log, request_id)), 20, "the other's line is there")
+
+    def is_dead() -> bool:
+        if '{"@timestamp"' not in reaper_log.read_text():
+            return False
+        return "task-dead-letter" in {line.get("event.action") for line in lines_of(reaper_log, dead)}
+
+    wait_until(is_dead, 20, "the dead letter's line is there")
+    [task_id] = finished(logging_worker, request_id)
+    written = [line for log in (logging_api.log, logging_worker.log, reaper_log) for line in lines(log)]
+    # As other lines have it.
+    written.append({**written[0], "labels.log_error": "ValueError: no", "labels.error": "{}"})
+
+    with log_store() as store:
+        assert store.add(written) == []
+        assert store.types().items() >= {name: {kind} for name, kind in fields_of(written).items()}.items()
+        one_request = {n for n, line in enumerate(written) if line.get("http.request.id") == request_id}
+        assert store.search("projects-one-request", request_id) == one_request
+        assert {written[n]["service.name"] for n in one_request} == {
+            "full-stack-fastapi-celery",
+            "project-worker",
+        }
+        one_task = store.search("projects-one-task", task_id)
+        assert one_task == {n for n, line in enumerate(written) if task_id in about_tasks(line)}
+        assert {written[n]["event.dataset"] for n in one_task} == {"fsfc.access", "fsfc.task"}
+        errors = store.search("projects-errors")
+        assert errors == {n for n, line in enumerate(written) if is_a_problem(line)}
+        assert {written[n].get("event.action") for n in errors} >= {"http-request", "task-dead-letter"}
+
+
+def fields_of(written: list[Line]) -> dict[str, str]:
+    """The declared type of each field that is written; `labels` are one."""
+    types = declared(template()["template"]["mappings"])
+    names = {"labels" if name.startswith("labels.") else name for line in written for name in line}
+    assert names <= types.keys()
+    return {name: types[name] for name in names}
+
+
+def about_tasks(line: Line) -> set[str]:
+    """The tasks that a line names."""
+    found: set[str] = set()
+    for name in ("celery.task.id", "celery.task.root_id", "celery.task.parent_id"):
+        value = line.get(name, [])
+        found.update([value] if isinstance(value, str) else value)
+    return found
+
+
+def is_a_problem(line: Line) -> bool:
+    return line["log.level"] in ("error", "critical") or line.get("event.outcome") == "failure"
