@@ -9,32 +9,21 @@ What belongs here: commands as thin as they can be, and the printing of errors. 
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from stack import (
-    dashboards,
-    dead_letters,
-    environments,
-    folders,
-    lifecycle,
-    locks,
-    logs,
-    selftest,
-    services,
-    status,
-)
+from stack import dashboards, dead_letters, lifecycle, locks, mode, services
 from stack.bench import session as benchmark
+from stack.docker import memory
 from stack.doctor import checks
+from stack.doctor import docker as docker_checks
 from stack.errors import StackError, UsageError
 from stack.instance import Instance
 from stack.progress import Board
 from stack.records import Wanted
-from stack.service import Service
 from stack.testing import session
 
 app = typer.Typer(
@@ -58,43 +47,26 @@ AnyNames = Annotated[list[str] | None, typer.Argument(metavar="[SERVICE...]", he
 @app.command()
 def up(
     names: AnyNames = None,
-    _native: Annotated[
-        bool, typer.Option("--native", help="with Debian's own servers: the only way today")
-    ] = True,
+    with_docker: Annotated[
+        bool | None,
+        typer.Option(
+            "--docker/--native", help="in containers, or with Debian's servers; else as last, or native"
+        ),
+    ] = None,
     profiles: Annotated[
         list[str] | None,
         typer.Option("--profile", envvar="STACK_PROFILES", help=_PROFILES_HELP),
     ] = None,
+    build: Annotated[bool, typer.Option("--build", help="with Docker: make our images anew first")] = False,
 ) -> None:
     """Start everything (or profiles, or the named services, and what they need), and prove that it works."""
-    instance = _instance()
-    chosen = services.by_name(names) if names else _of_profiles(profiles or [])
-    wanted = services.with_needs(chosen)
-    # Those that this command starts in the background, and whether their environments must be made first.
-    coming = {
-        service.name: not environments.is_current(environments.of_service(service.name), instance)
-        for service in wanted
-        if service.in_background and not lifecycle.is_running(instance, [service])
-    }
-    was_running = lifecycle.is_running(instance, wanted)
-    with Board((service.name for service in wanted), console) as board:
-        try:
-            instance = lifecycle.up(instance, chosen, os.environ, board)
-        except KeyboardInterrupt:
-            errors.print("Interrupted: what this command had started is stopped. To start it: ./stack up")
-            raise
-    done = "Up already; checked" if was_running else "Up"
-    console.print(f"[bold]{done}[/bold] after {board.elapsed:.1f} s.\n", highlight=False)
-    status.show_links(instance, wanted, console)
-    if services.PROJECT_API in wanted and services.PROJECT_WORKER in wanted:
-        took = selftest.run(instance)
-        console.print(f"Self-test: 6 x 7 through API, RabbitMQ, worker and Redis = 42, in {took * 1000:.0f} ms.")
-    if services.PROMETHEUS in wanted:
-        count, took = selftest.watch(instance, wanted)
-        console.print(f"Monitoring: Prometheus scrapes {count} of {count} targets, after {took:.1f} s.")
-    for name, is_new in coming.items():
-        what = "is being installed (once) and started" if is_new else "starts"
-        console.print(f"{name} {what} in the background: ./stack status says when it is ready.")
+    root, state = _folders()
+    if with_docker or (with_docker is None and memory.read(state) is not None):
+        mode.docker(root, state, os.environ, profiles or [], errors).up(names or [], console, build=build)
+        return
+    if build:
+        raise UsageError("natively there are no images", hint="./stack up --docker --build")
+    mode.native(root, state, errors).up(names or [], profiles or [], console)
 
 
 @app.command()
@@ -102,52 +74,43 @@ def down(
     volumes: Annotated[bool, typer.Option("--volumes", help="delete all data and settings, too")] = False,
 ) -> None:
     """Stop everything; no process is left."""
-    instance = _instance()
-    with Board((), console) as board:
-        ran = lifecycle.down(instance, board)
-        console.print(
-            f"Down after {board.elapsed:.1f} s." if ran else "The stack was down already.", highlight=False
-        )
-    if volumes:
-        for path in folders.delete_data(instance):
-            console.print(f"deleted {path}", highlight=False)
+    _stack().down(console, volumes=volumes)
 
 
 @app.command("status")
 def show_status() -> None:
     """Show every service's state and health. Exit code 1 when one that should run is not well."""
-    if not status.show(_instance(), console):
+    if not _stack().status(console):
         raise typer.Exit(1)
 
 
 @app.command()
 def stop(names: Names) -> None:
     """Stop services; the others go on."""
-    chosen = services.by_name(names)
-    with Board((service.name for service in chosen), console) as board:
-        lifecycle.stop(_instance(), chosen, board)
+    _stack().stop(names, console)
 
 
 @app.command()
 def start(names: Names) -> None:
     """Start services of a stack that is up."""
-    chosen = services.by_name(names)
-    with Board((service.name for service in chosen), console) as board:
-        lifecycle.start(_instance(), chosen, board)
+    _stack().start(names, console)
 
 
 @app.command()
 def restart(names: AnyNames = None) -> None:
     """Stop and start services again; without names, all that are not stopped on purpose."""
-    instance = _instance()
-    chosen = services.by_name(names) if names else lifecycle.not_stopped(instance)
-    with Board((service.name for service in chosen), console) as board:
-        try:
-            lifecycle.restart(instance, chosen, board)
-        except KeyboardInterrupt:
-            errors.print("Interrupted: some services may be stopped. To start them: ./stack up")
-            raise
-        console.print(f"Restarted after {board.elapsed:.1f} s.", highlight=False)
+    _stack().restart(names or [], console)
+
+
+@app.command()
+def scale(
+    number: Annotated[str, typer.Argument(metavar="SERVICE=N", help="project-worker=3")],
+) -> None:
+    """With Docker: run N containers of a service."""
+    name, _, count = number.partition("=")
+    if not (count.isascii() and count.isdecimal()):
+        raise UsageError(f"{number} is no SERVICE=N", hint="./stack scale project-worker=3")
+    _stack().scale(name, int(count), console)
 
 
 @app.command()
@@ -156,9 +119,12 @@ def reset(
 ) -> None:
     """Stop everything and delete all that ./stack has made: data, settings, environments, logs."""
     root, state = _folders()
+    in_containers = memory.read(state) is not None
     instance = Instance(repository=root, state=state, values={})  # broken settings are a reason to reset
     if not yes:
         _confirm_reset(instance)
+    if in_containers:
+        _stack().down(console, volumes=True)
     with Board((), console) as board:
         deleted = lifecycle.reset(instance, board)
     for path in deleted:
@@ -167,10 +133,16 @@ def reset(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    with_docker: Annotated[bool, typer.Option("--docker", help="look at what up --docker needs")] = False,
+) -> None:
     """Look whether `up` would work here, and say what to do about what is in its way. Changes nothing."""
-    found = checks.examine(*_folders(), os.environ)
-    if exit_code := checks.show(found, console):
+    root, state = _folders()
+    if with_docker or memory.read(state) is not None:
+        exit_code = docker_checks.show(root, state, os.environ, console)
+    else:
+        exit_code = checks.show(checks.examine(root, state, os.environ), console)
+    if exit_code:
         raise typer.Exit(exit_code)
 
 
@@ -187,11 +159,8 @@ def show_logs(
     ] = None,
 ) -> None:
     """Show what the services print; with an id, what all of them printed about it."""
-    chosen = services.by_name(names) if names else list(services.SERVICES)
-    if request is not None or task is not None:
-        logs.find(_instance(), chosen, Wanted(request=request, task=task), follow=follow, console=console)
-        return
-    logs.show(_instance(), chosen, lines=lines, follow=follow, console=console)
+    wanted = None if request is None and task is None else Wanted(request=request, task=task)
+    _stack().logs(names or [], wanted, lines=lines, follow=follow, console=console)
 
 
 letters = typer.Typer(help="Show, replay or delete what could not be worked (default: show all).")
@@ -209,19 +178,19 @@ def dead_letters_by_default(context: typer.Context) -> None:
 @letters.command("list")
 def list_dead_letters() -> None:
     """Show a line for each."""
-    dead_letters.show_all(_instance(), console)
+    dead_letters.show_all(_stack().instance, console)
 
 
 @letters.command("show")
 def show_dead_letter(letter_id: LetterId) -> None:
     """Show all that is known of one."""
-    dead_letters.show(_instance(), letter_id, console)
+    dead_letters.show(_stack().instance, letter_id, console)
 
 
 @letters.command("replay")
 def replay_dead_letter(letter_id: LetterId) -> None:
     """Send its task again, under the same id."""
-    dead_letters.replay(_instance(), letter_id, console)
+    dead_letters.replay(_stack().instance, letter_id, console)
 
 
 @letters.command("delete")
@@ -233,9 +202,9 @@ def delete_dead_letter(
     if everything == (letter_id is not None):
         raise UsageError("which dead letters?", hint="./stack dead-letters delete ID, or --all")
     if letter_id is None:
-        dead_letters.delete_all(_instance(), console)
+        dead_letters.delete_all(_stack().instance, console)
     else:
-        dead_letters.delete(_instance(), letter_id, console)
+        dead_letters.delete(_stack().instance, letter_id, console)
 
 
 @app.command("dashboards")
@@ -259,9 +228,7 @@ def write_dashboards(
 @app.command()
 def urls() -> None:
     """Show what there is to open, and where the credentials are."""
-    instance = _instance()
-    running = lifecycle.not_stopped(instance)
-    status.show_links(instance, running or services.of_profiles([]), console)
+    _stack().urls(console)
 
 
 @app.command()
@@ -305,11 +272,8 @@ def lock(
         console.print(f"wrote {path}", highlight=False)
 
 
-def _of_profiles(names: Sequence[str]) -> list[Service]:
-    chosen = services.of_profiles(names)
-    if os.environ.get("STACK_RELOAD") == "0":
-        return [service for service in chosen if service is not services.RELOAD]
-    return chosen
+def _stack() -> mode.Stack:
+    return mode.current(*_folders(), errors)
 
 
 def _instance() -> Instance:

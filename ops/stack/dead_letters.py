@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from rich.console import Console
 
+from stack.docker import memory
 from stack.errors import StackError
 from stack.instance import Instance
 from stack.supervision import Supervisor
@@ -121,7 +122,7 @@ def _ask(instance: Instance, method: str, path: str) -> Any:
         StackError: it does not answer, or with an error.
     """
     # Asked first: what else may answer at that port is not to be told to delete anything.
-    if not Supervisor(instance).is_up:
+    if memory.read(instance.state) is None and not Supervisor(instance).is_up:
         raise StackError("the stack is down", hint="to start it: ./stack up")
     request = urllib.request.Request(_api(instance) + "/v1/dead-letters" + path, method=method)  # noqa: S310 (http://)
     # Without proxies from the environment: the address is this machine's.

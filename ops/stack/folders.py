@@ -129,7 +129,7 @@ def delete_everything(instance: Instance) -> list[Path]:
     """
     # In this order: an interrupted deletion has lost no secret of data that is still there, and the tool, which
     # runs from its own environment, is there to the end.
-    names = ["data", "config", "env", "env.new", "logs", "cache", "bench", "bootstrap"]
+    names = ["data", "config", "env", "env.new", "docker.env", "logs", "cache", "bench", "bootstrap"]
     names += ["bootstrap.lock", "venvs", "run"]
     deleted = _delete([*nested(instance), *(instance.state / name for name in names)])
     with suppress(OSError):  # not empty, or a link to a folder elsewhere

@@ -12,8 +12,9 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import amqp
@@ -117,15 +118,38 @@ def exports(variable: str, sample: str) -> Callable[[Instance], None]:
 
 def scraped(instance: Instance, numbers: frozenset[int]) -> int:
     """Ask Prometheus whether it reaches every target on these ports; return how many there are."""
-    page = _get(f"http://127.0.0.1:{instance.port('PROMETHEUS_PORT')}/api/v1/targets?state=active")
-    targets = json.loads(page)["data"]["activeTargets"]
+    targets = _targets(instance)
     ours = [target for target in targets if urlsplit(target["scrapeUrl"]).port in numbers]
     if unseen := numbers.difference(urlsplit(target["scrapeUrl"]).port for target in ours):
         raise UnhealthyError(f"Prometheus does not know the targets on {', '.join(map(str, sorted(unseen)))} yet")
-    if down := [target for target in ours if target["health"] != "up"]:
+    _require_up(ours)
+    return len(ours)
+
+
+def scraped_by_name(instance: Instance, jobs: Iterable[str], absent: Collection[str]) -> int:
+    """Ask Prometheus whether it has targets of these jobs, and reaches all but those on absent hosts.
+
+    Returns:
+        How many it reaches.
+    """
+    targets = _targets(instance)
+    if unseen := sorted(set(jobs).difference(target["labels"]["job"] for target in targets)):
+        raise UnhealthyError(f"Prometheus does not know the targets of {', '.join(unseen)} yet")
+    ours = [target for target in targets if urlsplit(target["scrapeUrl"]).hostname not in absent]
+    _require_up(ours)
+    return len(ours)
+
+
+def _targets(instance: Instance) -> list[dict[str, Any]]:
+    page = _get(f"http://127.0.0.1:{instance.port('PROMETHEUS_PORT')}/api/v1/targets?state=active")
+    targets: list[dict[str, Any]] = json.loads(page)["data"]["activeTargets"]
+    return targets
+
+
+def _require_up(targets: Iterable[dict[str, Any]]) -> None:
+    if down := [target for target in targets if target["health"] != "up"]:
         states = (f"{t['labels']['job']} ({t['scrapeUrl']}): {t['lastError'] or t['health']}" for t in down)
         raise UnhealthyError("; ".join(states))
-    return len(ours)
 
 
 def consumed(instance: Instance, queue: str) -> None:

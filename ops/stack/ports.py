@@ -49,7 +49,11 @@ def is_busy(number: int, host: str = "127.0.0.1") -> bool:
 
 def listener(number: int) -> int | None:
     """Return the pid of the process that listens on the port, as far as this user may see it."""
-    for connection in psutil.net_connections("tcp"):
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # a Mac tells root only
+        return None
+    for connection in connections:
         if connection.laddr and connection.laddr.port == number and connection.status == psutil.CONN_LISTEN:
             return connection.pid
     return None

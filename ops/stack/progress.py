@@ -17,8 +17,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-_STYLES = {"ready": "green", "started": "green", "stopped": "green", "failed": "red"}
+_STYLES = {"ready": "green", "started": "green", "done": "green", "stopped": "green", "failed": "red"}
 _FINAL = frozenset(_STYLES)
+_SHORTEST = " " * 16  # so wide are the names' columns at least
 
 
 class Board:
@@ -29,6 +30,7 @@ class Board:
         self._begin = time.monotonic()
         self._lock = threading.Lock()
         self._lines: dict[str, tuple[str, float | None]] = dict.fromkeys(names, ("waiting", None))
+        self._width = max(map(len, (_SHORTEST, *self._lines)))
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> "Board":
@@ -54,11 +56,11 @@ class Board:
                 return
             self._lines[name] = (state, self.elapsed if state in _FINAL else None)
             if not self._console.is_terminal:
-                self._console.print(f"{name:<16} {state:<28} {self.elapsed:6.1f} s", highlight=False)
+                self._console.print(f"{name:<{self._width}} {state:<28} {self.elapsed:6.1f} s", highlight=False)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        table.add_column(min_width=16)
+        table.add_column(min_width=self._width)
         table.add_column(min_width=28)
         table.add_column(justify="right")
         for name, (state, ended) in self._lines.items():

@@ -11,7 +11,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from stack import health
 from stack.errors import StackError
@@ -23,6 +23,9 @@ from stack.service import Service
 _PATIENCE = 15.0  # s; longer than the 10 s after which the API itself gives up
 _UNTIL_SCRAPED = 30.0  # s: six scrapes
 _POLL = 0.2  # s
+
+_FOUND_LATER = ("project-worker",)
+"""Jobs whose targets Prometheus asks Docker's name service for: however many containers there are."""
 
 
 def run(instance: Instance) -> float:
@@ -72,10 +75,32 @@ def watch(instance: Instance, started: Iterable[Service]) -> tuple[int, float]:
     scraped = {variable for variables in JOBS.values() for variable in variables}
     ports = {port.variable for service in started for port in service.ports} & scraped
     numbers = frozenset(instance.port(variable) for variable in ports)
+    return _until_scraped(instance, lambda: health.scraped(instance, numbers))
+
+
+def watch_by_name(instance: Instance, running: Collection[str], absent: Collection[str]) -> tuple[int, float]:
+    """Do the same where Prometheus knows its targets by their services' names: in Docker's network.
+
+    Args:
+        instance: Where Prometheus listens.
+        running: The services that run.
+        absent: Those that were not started: Prometheus need not reach them.
+
+    Returns:
+        How many targets that are, and how long it took, in seconds.
+
+    Raises:
+        StackError: It does not reach some.
+    """
+    jobs = [job for job in _FOUND_LATER if job in running]
+    return _until_scraped(instance, lambda: health.scraped_by_name(instance, jobs, absent))
+
+
+def _until_scraped(instance: Instance, ask: Callable[[], int]) -> tuple[int, float]:
     begin = time.monotonic()
     while True:
         try:
-            return health.scraped(instance, numbers), time.monotonic() - begin
+            return ask(), time.monotonic() - begin
         except UnhealthyError as error:
             if time.monotonic() - begin > _UNTIL_SCRAPED:
                 raise StackError(

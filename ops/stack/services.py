@@ -457,7 +457,7 @@ PROFILES = tuple(dict.fromkeys(service.profile for service in SERVICES))
 """What `up --profile` takes."""
 
 BY_DEFAULT = tuple(profile for profile in PROFILES if profile != "logging")
-"""What it starts when none is named: nothing sends log lines to Elasticsearch yet."""
+"""What it starts when none is named: natively nothing sends log lines to Elasticsearch."""
 
 SERVERS = (POSTGRES, REDIS, RABBITMQ)
 """What integration tests run against."""

@@ -119,13 +119,13 @@ def read(path: Path) -> dict[str, str]:
     return values
 
 
-def write(path: Path, values: Mapping[str, str]) -> None:
-    """Write the settings file, whole or not at all, readable by its owner only."""
+def write(path: Path, values: Mapping[str, str], header: str = _HEADER) -> None:
+    """Write a settings file, whole or not at all, readable by its owner only."""
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     lines = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(_HEADER + lines)
+        file.write(header + lines)
     fresh.replace(path)
 
 

@@ -4,6 +4,7 @@ What belongs here: entries, and how they are run and shown. What a check looks a
 """
 
 import http.client
+import shutil
 import xmlrpc.client
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,13 @@ _LOGINS = (
 def _browser(_: Situation) -> Finding:
     found = plan.CHROMIUM.find()
     return ok(str(found)) if found else warning("is not installed", "only for ./stack test: install chromium")
+
+
+def _docker(_: Situation) -> Finding:
+    found = shutil.which("docker") or shutil.which("docker-compose")
+    return ok(
+        f"{found}; what up --docker needs: ./stack doctor --docker" if found else "not installed, nor needed"
+    )
 
 
 CHECKS = (
@@ -71,6 +79,7 @@ CHECKS = (
         for service, ask in _LOGINS
     ),
     Check(name="Chromium", look=_browser),
+    Check(name="Docker", look=_docker),
 )
 
 

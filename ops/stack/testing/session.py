@@ -84,6 +84,7 @@ def run_all(
     clean = {key: value for key, value in environ.items() if key not in ours}  # no test may meet a live stack
     for name, value in length.variables.items():
         clean.setdefault(name, value)
+    clean["STACK_CACHE"] = str(home.state / "cache")  # what is dear to make: container images
     outcomes = []
     if missing := packages.missing(package for suite in suites for package in suite.packages):
         console.print(f"installing {', '.join(package.name for package in missing)} ...", highlight=False)

@@ -35,6 +35,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         "stop",
         "start",
         "restart",
+        "scale",
         "logs",
         "dead-letters",
         "urls",
