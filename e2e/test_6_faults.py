@@ -94,8 +94,7 @@ def check_oracle(stack: Clone, seen: Load, row: str, recovery: float) -> None:
             return not pending
 
         wait_until(all_done, 60, f"every accepted task succeeds; lost: {pending}")
-    log = (stack.state / "logs" / "project-worker.log").read_text()
-    runs = Counter(re.findall(r"\[([0-9a-f-]{36})\] succeeded", log))
+    runs = Counter(re.findall(r"\[([0-9a-f-]{36})\] succeeded", stack.log("project-worker")))
     duplicated = sum(runs[task] - 1 for task in seen.accepted if runs[task] > 1)
     print(
         f"{row}: accepted {len(seen.accepted)}, lost 0, duplicated {duplicated}, answers {dict(seen.answers)}, "
