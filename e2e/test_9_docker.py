@@ -235,6 +235,14 @@ def test_the_broker_restarted_under_load_loses_nothing(stack: Composed) -> None:
     check_oracle(stack, seen, "rabbitmq's container restarted, three workers", recovery)
 
 
+def test_servers_come_back_from_a_restart(stack: Composed) -> None:
+    # A second start finds what the first one has left: a folder in memory keeps its mode, not its owner.
+    servers = ["postgres", "redis", "rabbitmq", "prometheus", "alertmanager", "flower", "pgadmin"]
+    stack.compose(f"restart {' '.join(servers)}", timeout=300)
+    wait_until(healthy(stack), UP_WITHIN, "all is well again")
+    assert stack.multiply(6, 7).json()["result"] == 42
+
+
 def test_workers_stopped_while_they_work_lose_nothing(stack: Composed, http: httpx.Client) -> None:
     with load(stack) as seen:
         wait_until(lambda: len(seen.accepted) > 50, 30, "there are tasks")

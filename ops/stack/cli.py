@@ -20,7 +20,7 @@ from stack.bench import session as benchmark
 from stack.docker import memory
 from stack.doctor import checks
 from stack.doctor import docker as docker_checks
-from stack.errors import StackError, UsageError
+from stack.errors import MachineNotReadyError, StackError, UsageError
 from stack.instance import Instance
 from stack.progress import Board
 from stack.records import Wanted
@@ -119,12 +119,14 @@ def reset(
 ) -> None:
     """Stop everything and delete all that ./stack has made: data, settings, environments, logs."""
     root, state = _folders()
-    in_containers = memory.read(state) is not None
     instance = Instance(repository=root, state=state, values={})  # broken settings are a reason to reset
     if not yes:
         _confirm_reset(instance)
-    if in_containers:
-        _stack().down(console, volumes=True)
+    if memory.path(state).exists():
+        try:
+            _stack().down(console, volumes=True)
+        except MachineNotReadyError as error:
+            errors.print(f"{error.message}: containers and volumes stay as they are", soft_wrap=True)
     with Board((), console) as board:
         deleted = lifecycle.reset(instance, board)
     for path in deleted:
@@ -216,7 +218,7 @@ def write_dashboards(
     minutes: Annotated[int, typer.Option("--minutes", min=1, help="how far back pictures show")] = 30,
 ) -> None:
     """Write Grafana's dashboards from their Python; with --png, draw them as they are now, without Grafana."""
-    instance = _instance()
+    instance = _stack().instance if png else _instance()
     if png:
         dashboards.draw(instance, folder or instance.state / "dashboards", minutes=minutes, console=console)
     elif folder is not None:

@@ -71,7 +71,9 @@ def native(repository: Path, state: Path, errors: Console) -> NativeStack:
     """
     if memory.read(state) is not None:
         raise StackError(
-            "the stack was started with Docker", hint="to change over: ./stack down, then ./stack up --native"
+            "the stack was started with Docker",
+            hint="to change over: ./stack down, then ./stack up --native\n"
+            f"if Docker is gone: rm {memory.path(state)}",
         )
     return NativeStack(Instance.at(repository, state, services.PORTS), errors)
 

@@ -69,14 +69,21 @@ def read(state: Path) -> Memory | None:
     """Return what the Docker stack in this state folder was started with; None when there is none.
 
     Raises:
-        MachineNotReadyError: The file cannot be read.
+        MachineNotReadyError: The file cannot be read, or says what it cannot.
     """
     values = settings.read(path(state))
     if not values:
         return None
     if PROJECT not in values:
         raise MachineNotReadyError(f"{path(state)} names no {PROJECT}", hint="add it, or remove the file")
-    scale = {key.removeprefix(_SCALE): int(value) for key, value in values.items() if key.startswith(_SCALE)}
+    scale = {}
+    for key, value in values.items():
+        if key.startswith(_SCALE):
+            if not (value.isascii() and value.isdecimal()):
+                raise MachineNotReadyError(
+                    f"{path(state)}: {key} is no number", hint="correct it, or remove the file"
+                )
+            scale[key.removeprefix(_SCALE)] = int(value)
     environment = {key: value for key, value in values.items() if not key.startswith(_SCALE)}
     return Memory(environment=environment, scale=scale)
 
@@ -114,7 +121,12 @@ def settle(
     values = {PROJECT: _DEFAULT_PROJECT, **(earlier.environment if earlier else {})}
     if environ.get(OFFSET):
         values |= {p.variable: str(p.default + _number(environ[OFFSET])) for p in ports if p.variable in declared}
-    values |= {name: environ[name] for name in sorted(names) if environ.get(name)}
+    # An empty COMPOSE_PROFILES says something, too: the core alone.
+    values |= {
+        name: environ[name]
+        for name in sorted(names)
+        if environ.get(name) or (name == PROFILES and name in environ)
+    }
     if chosen := list(profiles):
         values[PROFILES] = ",".join(name for name in chosen if name != "core")
     return Memory(environment=values, scale=earlier.scale if earlier else {})

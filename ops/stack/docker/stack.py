@@ -119,6 +119,7 @@ class DockerStack:
                 names = ", ".join(container.name for container in left)
                 raise StackError(f"containers are left: {names}", hint=f"docker rm --force {names}")
             memory.path(self._state).unlink(missing_ok=True)
+            self._receivers.unlink(missing_ok=True)
             said = f"Down after {board.elapsed:.1f} s." if before else "The stack was down already."
             console.print(said, highlight=False)
             for volume in re.findall(r"Volume (\S+)\s+Removed", "\n".join(run.said())):
@@ -249,14 +250,19 @@ class DockerStack:
     def _run(self, chosen: Sequence[Declared], board: Board) -> Run:
         return Run(self._compose, chosen, self.instance.log("compose"), board)
 
+    @property
+    def _receivers(self) -> Path:
+        return self.instance.config("docker") / "alertmanager.yml"
+
     def _write_receivers(self) -> None:
         """Give Alertmanager a configuration that tells whoever the ALERT_ variables name, if they do."""
         values = self.instance.values
         if not any(values.get(name) for name in settings.OPTIONAL if name.startswith("ALERT_")):
             return
         text = receivers.add(self.instance.template("alertmanager", "alertmanager.yml"), values)
-        path = self.instance.config("alertmanager") / "docker.yml"
+        path = self._receivers
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)  # it has their secrets, and Docker mounts the file itself
         path.write_text(text)
         path.chmod(0o644)  # the container's user is nobody of this machine
         environment = {**self._memory.environment, "ALERTMANAGER_CONFIG": str(path)}

@@ -89,6 +89,10 @@ TROUBLES = (
         "on Windows, clone inside WSL's own disk, not under /mnt/c",
     ),
     Trouble(
+        said=re.compile(r"error gathering device information.*/dev/kmsg"),
+        advice="cAdvisor cannot run here, all else can: docker compose -p local-dev up -d --scale cadvisor=0",
+    ),
+    Trouble(
         said=re.compile(r"compose build requires buildx|BuildKit is enabled but the buildx"),
         advice="the plugin buildx builds images: install docker-buildx-plugin (Debian, Ubuntu: docker-buildx)",
     ),

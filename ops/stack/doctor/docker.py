@@ -66,6 +66,23 @@ def platform(situation: Situation) -> Finding:
     return ok("WSL: node-exporter shows its virtual machine" if in_wsl else sys.platform)
 
 
+def mounted(situation: Situation) -> Finding:
+    """Look whether accounts of containers can read what is mounted from the clone: not after `umask 077`."""
+    folder = situation.repository / "infra"
+    closed = [path for path in (folder, *folder.rglob("*")) if not _is_open(path)]
+    if closed:
+        return problem(
+            f"{len(closed)} files or folders of infra/ are closed to containers, such as {closed[0]}",
+            f"chmod -R a+rX {folder}",
+        )
+    return ok("containers can read infra/")
+
+
+def _is_open(path: Path) -> bool:
+    needed = 0o005 if path.is_dir() else 0o004
+    return path.stat().st_mode & needed == needed
+
+
 def native(situation: Situation) -> Finding:
     """Look whether the native stack is in the way."""
     if situation.is_native_up:
@@ -184,6 +201,7 @@ def containers_of(situation: Situation) -> Iterator[tuple[str, Finding]]:
 
 _CHECKS: tuple[tuple[str, Callable[[Situation], Finding]], ...] = (
     ("platform", platform),
+    ("mounted files", mounted),
     ("native stack", native),
     ("memory", memory_of_engine),
     ("vm.max_map_count", map_count),

@@ -201,6 +201,15 @@ def test_what_runs_as_root_or_writes_beside_its_program_is_known(entries: Mappin
     }
 
 
+def test_folders_in_memory_can_be_written_after_a_restart_too(entries: Mapping[str, Any]) -> None:
+    # Docker gives one the mode of the folder beneath, which is root's and 0755 where the first start has made it.
+    writable_in_its_image = {"/tmp", "/run/postgresql", "/var/log/rabbitmq"}
+    for name, entry in entries.items():
+        for place in entry.get("tmpfs", ()):
+            folder, _, options = place.partition(":")
+            assert folder in writable_in_its_image or "uid=" in options, (name, place)
+
+
 def test_none_can_take_all_of_the_machine(entries: Mapping[str, Any]) -> None:
     for name, entry in entries.items():
         limits = entry["deploy"]["resources"]["limits"]

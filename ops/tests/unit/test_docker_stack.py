@@ -21,6 +21,7 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -51,7 +52,7 @@ class Clone:
         self.state = folder / "state"
         self.machine = folder / "machine"
         programs = folder / "bin"
-        for made in (self.folder, self.machine, programs):
+        for made in (self.folder, self.folder / "infra", self.machine, programs):
             made.mkdir()
         docker = programs / "docker"
         docker.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {FAKE} {self.machine} docker "$@"\n')
@@ -159,6 +160,24 @@ class TestUpAndDown:
         assert "profiles: core, monitoring" in clone.stack("up", "--docker", "--profile", "nope").stderr
         assert "services: " in clone.stack("up", "--docker", "nope").stderr
 
+    def test_no_profile_at_all_is_one_choice_of_them(self, clone: Clone) -> None:
+        done = clone.stack("up", "--docker", COMPOSE_PROFILES="")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "flower" not in done.stdout
+        assert memory.path(clone.state).read_text().count("COMPOSE_PROFILES=''") == 1
+
+    def test_who_is_told_about_alerts_is_a_secret(self, clone: Clone) -> None:
+        template = clone.folder / "infra" / "alertmanager" / "alertmanager.yml"
+        template.parent.mkdir()
+        template.write_text((ROOT / "infra" / "alertmanager" / "alertmanager.yml").read_text())
+        assert clone.stack("up", "--docker", ALERT_WEBHOOK_URL="http://127.0.0.1:9/canary").returncode == 0
+        [written] = [path for path in clone.state.rglob("*.yml") if "canary" in path.read_text()]
+        assert json.loads((clone.machine / "environment").read_text())["ALERTMANAGER_CONFIG"] == str(written)
+        assert stat.S_IMODE(written.parent.stat().st_mode) == 0o700  # others cannot go in
+        assert stat.S_IMODE(written.stat().st_mode) == 0o644  # the container's user is one of them
+        assert clone.stack("down").returncode == 0
+        assert not written.exists()
+
     def test_native_and_docker_do_not_mix(self, up: Clone) -> None:
         done = up.stack("up", "--native")
         assert (done.returncode, done.stdout) == (1, "")
@@ -177,6 +196,23 @@ class TestUpAndDown:
     def test_reset_takes_the_containers_along(self, up: Clone) -> None:
         assert up.stack("reset", "--yes").returncode == 0
         assert up.calls[-1][-1] == "--volumes"
+        assert not up.state.exists()
+
+    def test_there_is_a_way_back_when_docker_is_gone(self, up: Clone) -> None:
+        native = up.stack("up", "--native", PATH="/nonexistent")
+        assert f"if Docker is gone: rm {memory.path(up.state)}" in native.stderr
+        done = up.stack("reset", "--yes", PATH="/nonexistent")
+        assert done.returncode == 0
+        assert "Docker is not installed: containers and volumes stay as they are" in " ".join(done.stderr.split())
+        assert not up.state.exists()
+
+    def test_a_memory_that_somebody_has_broken(self, up: Clone) -> None:
+        with memory.path(up.state).open("a") as file:
+            file.write("STACK_SCALE_project-api=abc\n")
+        done = up.stack("status")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert f"{memory.path(up.state)}: STACK_SCALE_project-api is no number" in done.stderr
+        assert up.stack("reset", "--yes").returncode == 0
         assert not up.state.exists()
 
     def test_an_interrupted_first_up_leaves_nothing(self, clone: Clone) -> None:
@@ -262,8 +298,8 @@ class TestWhatFails:
             done = clone.stack("up", "--docker")
             doctor = clone.stack("doctor", "--docker")
         assert done.returncode == doctor.returncode == 3
-        assert f"port {clone.port} (project-api) is taken by python" in done.stderr
-        assert f"(pid {os.getpid()})" in done.stderr
+        owner = f"{psutil.Process().name()} (pid {os.getpid()})"
+        assert f"port {clone.port} (project-api) is taken by {owner}" in done.stderr
         assert f"API_PORT={clone.port + 10} ./stack up --docker" in doctor.stdout
         assert clone.calls == []
 
@@ -289,6 +325,16 @@ class TestWhatFails:
         assert (doctor.returncode, doctor.stderr) == (3, "")
         assert said in doctor.stdout
         assert not (clone.state / "docker.env").exists()
+
+    def test_files_that_containers_cannot_read(self, clone: Clone) -> None:
+        closed = clone.folder / "infra" / "redis.conf"
+        closed.touch(mode=0o640)
+        doctor = clone.stack("doctor", "--docker")
+        assert doctor.returncode == 3
+        assert f"1 files or folders of infra/ are closed to containers, such as {closed}" in doctor.stdout
+        assert f"chmod -R a+rX {closed.parent}" in doctor.stdout
+        closed.chmod(0o644)
+        assert "containers can read infra/" in clone.stack("doctor", "--docker").stdout
 
     def test_a_machine_without_docker(self, clone: Clone) -> None:
         done = clone.stack("up", "--docker", PATH="/nonexistent")

@@ -50,7 +50,8 @@ def stages(dockerfile: str) -> list[list[Instruction]]:
 def copied(dockerfile: str) -> set[str]:
     """Return what it copies of its context."""
     copies = [step.rest for stage in stages(dockerfile) for step in stage if step.word == "COPY"]
-    return {source for text in copies if "--from=" not in text for source in text.split()[:-1]}
+    sources = [source for text in copies if "--from=" not in text for source in text.split()[:-1]]
+    return {source for source in sources if not source.startswith("--")}
 
 
 def rests(dockerfile: str, word: str) -> list[str]:

@@ -127,6 +127,10 @@ def test_filebeat_reads_what_is_mounted_and_knows_every_variable() -> None:
     assert not [target for target in mounts if "docker.sock" in target]
     assert "--path.data=/var/lib/filebeat" in entry["command"]
     assert mounts["/var/lib/filebeat"] == "filebeat-data"
+    # Its check begins as it does itself: with a folder to write to.
+    asked_for, *check = entry["healthcheck"]["test"]
+    assert (asked_for, check[:3]) == ("CMD", ["filebeat", "test", "output"])
+    assert set(entry["command"]) - {"filebeat", "-e"} == set(check[3:])
     asked = set(re.findall(r"\$\{([A-Z_]+)", (INFRA / "filebeat" / "filebeat.yml").read_text()))
     assert asked == entry["environment"].keys()
 
@@ -364,3 +368,10 @@ def test_before_kibana_starts_natively_elasticsearch_has_the_same_template(
 def test_natively_a_refused_template_is_a_failed_start(tmp_path: Path) -> None:
     with serving((400, "no handler")) as server, pytest.raises(StackError, match="no handler"):
         elastic.prepare_kibana(native(server.url, tmp_path), threading.Event())
+
+
+def test_kibana_takes_what_it_is_told_of_telemetry() -> None:
+    told = yaml.safe_load((INFRA / "kibana" / "kibana.yml").read_text())
+    assert told["telemetry.optIn"] is False
+    # With both false, its schema refuses the file: whoever may not change it has opted in.
+    assert told.get("telemetry.allowChangingOptInStatus") is not False
