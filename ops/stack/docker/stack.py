@@ -98,6 +98,7 @@ class DockerStack:
                 if not before:
                     self._run([], board).until_ended(*_ALL_PROFILES, "down")
                     memory.path(self._state).unlink()
+                    self._receivers.unlink(missing_ok=True)
                     self._errors.print("Interrupted: what this command had started is down again.")
                 raise
         console.print(f"[bold]Up[/bold] with Docker after {board.elapsed:.1f} s.\n", highlight=False)

@@ -206,6 +206,13 @@ class TestUpAndDown:
         assert "Docker is not installed: containers and volumes stay as they are" in " ".join(done.stderr.split())
         assert not up.state.exists()
 
+    def test_reset_goes_on_when_the_engine_is_silent(self, up: Clone) -> None:
+        up.ails(engine="Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?")
+        done = up.stack("reset", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "containers and volumes stay as they are" in " ".join(done.stderr.split())
+        assert not up.state.exists()
+
     def test_a_memory_that_somebody_has_broken(self, up: Clone) -> None:
         with memory.path(up.state).open("a") as file:
             file.write("STACK_SCALE_project-api=abc\n")
