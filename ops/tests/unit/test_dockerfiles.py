@@ -130,3 +130,10 @@ def test_what_the_images_take_is_all_that_is_sent() -> None:
     assert sent == {
         name for dockerfile, context in CONTEXTS.items() if context == "." for name in copied(dockerfile)
     }
+
+
+@each
+def test_its_user_can_read_what_was_cloned_with_any_umask(dockerfile: str) -> None:
+    opened = [step for stage in stages(dockerfile) for step in stage if "chmod" in step.rest]
+    assert [step.word for step in opened] == ["COPY" if dockerfile.startswith("infra/") else "RUN"]
+    assert opened[0].rest.startswith("--chmod=0644 ") or opened[0].rest.endswith("chmod -R a+rX /app")
