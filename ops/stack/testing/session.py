@@ -1,9 +1,10 @@
 """A test session: environments, checks, suites, and the report.
 
-How it works: the servers start in the background while the checks run. A step's output is shown when it fails; a
-single suite, or one with arguments for pytest, prints as it goes. Tests that passed only when they were run again
-are named. The last line is `N passed, N failed`: every
-pytest test, plus one for each check.
+How it works: the servers start in the background while the checks run. Then two lanes of suites run side by side,
+as both mostly wait: those on the session's servers, and the others, most of which start stacks of their own. A
+step's output is shown when it fails; a single suite, or one with arguments for pytest, prints as it goes. Tests
+that passed only when they were run again are named. The last line is `N passed, N failed`: every pytest test, and
+one for each check.
 
 What belongs here: the order of a session, and its report.
 """
@@ -11,7 +12,8 @@ What belongs here: the order of a session, and its report.
 import shutil
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +97,43 @@ def run_all(
         for step in _check_steps(home, checks, clean):
             outcomes.append(_run(step, console))
         is_live = len(suites) == 1 or bool(arguments)
-        for suite in suites:
+
+        def run_suite(suite: plan.Suite, stop: threading.Event) -> Outcome:
             addresses = started.environment(suite) if started and suite.needs_servers else {}
             step = _suite_step(home, suite, arguments, {**clean, **addresses}, is_live, length.longest)
-            outcomes.append(_run(step, console))
+            return _run(step, console, stop)
+
+        outcomes.extend(side_by_side([suites] if is_live else lanes(suites), run_suite))
     return _summarise(outcomes, console)
+
+
+def lanes(suites: Sequence[plan.Suite]) -> list[list[plan.Suite]]:
+    """Part suites into what runs side by side."""
+    return [[s for s in suites if s.needs_servers], [s for s in suites if not s.needs_servers]]
+
+
+def side_by_side(
+    lanes: Sequence[Sequence[plan.Suite]], run_suite: Callable[[plan.Suite, threading.Event], Outcome]
+) -> list[Outcome]:
+    """Run each lane's suites one after the other, and the lanes at once; return what they came to, lane by lane.
+
+    What ends one lane early, or this thread (Ctrl-C), ends the others.
+    """
+    stop = threading.Event()
+
+    def run_lane(suites: Sequence[plan.Suite]) -> list[Outcome]:
+        try:
+            return [run_suite(suite, stop) for suite in suites if not stop.is_set()]
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+        try:
+            return [outcome for lane in list(pool.map(run_lane, lanes)) for outcome in lane]
+        except BaseException:
+            stop.set()
+            raise
 
 
 def _make_environments(
@@ -182,8 +216,8 @@ def _configured_tools(folder: Path) -> set[str]:
     return set(tomllib.loads(project.read_text()).get("tool", {})) if project.exists() else set()
 
 
-def _run(step: Step, console: Console) -> Outcome:
-    outcome = run(step)
+def _run(step: Step, console: Console, stop: threading.Event | None = None) -> Outcome:
+    outcome = run(step, stop)
     mark = "[red]failed[/red]" if outcome.failed else "[green]ok[/green]    "
     console.print(f"{mark}  {step.name:<24} {outcome.seconds:6.1f} s  {escape(outcome.note)}", highlight=False)
     if (outcome.failed or outcome.unsteady) and not step.is_live:

@@ -10,6 +10,7 @@ What belongs here: running and counting, nothing about particular suites.
 import os
 import signal
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ class Outcome:
     unsteady: Sequence[str] = ()
 
 
+_POLL = 0.2  # s between two looks at whether to stop
+
 AGAIN = 3
 """How many failed tests of a step are run again, at most: more of them are no accident."""
 
@@ -59,17 +62,18 @@ class Step:
     again: Sequence[str] = ()
 
 
-def run(step: Step) -> Outcome:
-    """Run a step to its end."""
+def run(step: Step, stop: threading.Event | None = None) -> Outcome:
+    """Run a step to its end, or until `stop` is set."""
     begin = time.monotonic()
     if not step.folder.is_dir():
         return Outcome(name=step.name, passed=0, failed=1, skipped=0, seconds=0, note=f"no folder {step.folder}")
-    code = _execute(step)
+    stop = stop or threading.Event()
+    code = _execute(step, stop)
     cases = _cases(step.report) if step.report is not None else {step.name: "passed" if code == 0 else "failed"}
     unsteady = []
     first = [name for name, result in cases.items() if result == "failed"]
     if step.report is not None and step.again and code == _TESTS_FAILED and len(first) <= AGAIN:
-        second = _once_more(step, step.report.with_suffix(".again.xml"))
+        second = _once_more(step, step.report.with_suffix(".again.xml"), stop)
         unsteady = [name for name in first if second.get(name) == "passed"]
         cases |= dict.fromkeys(unsteady, "passed")
         code = _TESTS_FAILED if len(unsteady) < len(first) else 0
@@ -101,15 +105,16 @@ _TESTS_FAILED = 1
 """Pytest's exit code when all tests were run and some failed; other codes are of runs that broke off."""
 
 
-def _once_more(step: Step, report: Path) -> Mapping[str, str]:
+def _once_more(step: Step, report: Path, stop: threading.Event) -> Mapping[str, str]:
     """Run what failed again, with its output after the first run's; return what each test came to."""
     report.unlink(missing_ok=True)
-    _execute(replace(step, command=[*step.command, *step.again, f"--junitxml={report}"]), mode="ab")
+    _execute(replace(step, command=[*step.command, *step.again, f"--junitxml={report}"]), stop, mode="ab")
     return _cases(report)
 
 
-def _execute(step: Step, mode: Literal["wb", "ab"] = "wb") -> int | None:
+def _execute(step: Step, stop: threading.Event, mode: Literal["wb", "ab"] = "wb") -> int | None:
     """Return the exit code; None when the step took too long."""
+    end = time.monotonic() + step.longest
     with step.log.open(mode) as log:
         process = subprocess.Popen(
             step.command,
@@ -121,18 +126,24 @@ def _execute(step: Step, mode: Literal["wb", "ab"] = "wb") -> int | None:
             start_new_session=True,  # so that whatever it leaves behind can be ended with it
         )
         try:
-            return process.wait(step.longest)
-        except subprocess.TimeoutExpired:
-            return None
+            while time.monotonic() < end and not stop.is_set():
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(_POLL)
+            return _interrupt(process) if stop.is_set() else None
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)  # pytest runs its clean-up
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+            _interrupt(process)
             raise
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> int | None:
+    process.send_signal(signal.SIGINT)  # pytest runs its clean-up
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(30)
+    return None
 
 
 def _cases(report: Path) -> dict[str, str]:

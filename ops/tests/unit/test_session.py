@@ -1,12 +1,15 @@
 """How long a test session is: what the options of `./stack test` tell the tests."""
 
+import threading
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from stack import cli
-from stack.testing import session
+from stack.errors import StackError
+from stack.testing import plan, session
+from stack.testing.steps import Outcome
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,50 @@ def test_a_longer_session_tells_the_tests_and_waits_for_them() -> None:
     assert dict(session.FULL.variables) == {"FAULT_SCALE": "1"}
     assert dict(session.SOAK.variables) == {"FAULT_SCALE": "1", "SOAK": "1"}
     assert session.SHORT.longest < session.FULL.longest < session.SOAK.longest
+
+
+def suites(*lanes: int) -> list[list[plan.Suite]]:
+    """Return so many suites for each lane."""
+    every = iter(plan.SUITES)
+    return [[next(every) for _ in range(count)] for count in lanes]
+
+
+def outcome(suite: plan.Suite) -> Outcome:
+    return Outcome(name=suite.name, passed=1, failed=0, skipped=0, seconds=0)
+
+
+def test_every_suite_is_in_one_lane() -> None:
+    servers, stacks = session.lanes(plan.SUITES)
+    assert sorted(suite.name for suite in servers + stacks) == sorted(suite.name for suite in plan.SUITES)
+    assert {suite.name for suite in stacks} == {"contracts", "ops", "e2e"}
+
+
+def test_lanes_run_at_once_and_each_in_its_order() -> None:
+    lanes = suites(2, 1)
+    met, ran = threading.Barrier(2), []
+
+    def run_suite(suite: plan.Suite, _: threading.Event) -> Outcome:
+        ran.append(suite.name)
+        if suite in (lanes[0][0], lanes[1][0]):
+            met.wait(timeout=20)  # breaks when one waits for the other's end
+        return outcome(suite)
+
+    outcomes = session.side_by_side(lanes, run_suite)
+    assert [o.name for o in outcomes] == [suite.name for lane in lanes for suite in lane]
+    assert ran.index(lanes[0][0].name) < ran.index(lanes[0][1].name)
+
+
+def test_what_ends_a_lane_ends_the_other() -> None:
+    lanes = suites(2, 1)
+    ran = []
+
+    def run_suite(suite: plan.Suite, stop: threading.Event) -> Outcome:
+        ran.append(suite)
+        if suite is lanes[1][0]:
+            raise StackError("no servers", hint="")
+        assert stop.wait(20)
+        return outcome(suite)
+
+    with pytest.raises(StackError, match="no servers"):
+        session.side_by_side(lanes, run_suite)
+    assert lanes[0][1] not in ran

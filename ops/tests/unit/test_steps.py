@@ -2,6 +2,9 @@
 
 import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,6 +131,27 @@ def test_a_step_that_hangs_is_ended_and_is_a_failure(tmp_path: Path) -> None:
     outcome = step(tmp_path, "import time; time.sleep(60)", is_pytest=False, longest=0.2)
     assert (outcome.passed, outcome.failed > 0, outcome.note) == (0, True, "ended after 0.2 s")
     assert outcome.seconds < 30
+
+
+def test_a_step_that_is_stopped_cleans_up(tmp_path: Path) -> None:
+    stop, marks = threading.Event(), (tmp_path / "begun", tmp_path / "cleaned")
+    code = f"import time\ntry:\n    open({str(marks[0])!r}, 'w')\n    time.sleep(60)\n"
+    code += f"except KeyboardInterrupt:\n    open({str(marks[1])!r}, 'w')"
+    stopped = Step(
+        name="s",
+        command=[sys.executable, "-c", code],
+        folder=tmp_path,
+        environ=dict(os.environ),
+        log=tmp_path / "log",
+    )
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(run, stopped, stop)
+        end = time.monotonic() + 20
+        while not marks[0].exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        stop.set()
+        assert running.result(timeout=40).seconds < 55
+    assert marks[1].exists()
 
 
 def test_a_folder_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
