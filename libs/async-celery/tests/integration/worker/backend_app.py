@@ -1,4 +1,4 @@
-"""The tests' app with tasks that end badly, and with a worker that dies where a chord is sent.
+"""The tests' app with tasks that end badly, and with a worker that dies where it sends a task.
 
 How it works: tasks and faults are added to `tasks_app`'s app. A fault is a file that a test makes; the process
 that gets to remove it dies there.
@@ -81,6 +81,13 @@ def give_number(number: int) -> int:
 def sum_up(self: "Task[Any, Any]", numbers: list[int]) -> int:
     _oracle.note(self.request.id or "")
     return sum(numbers)
+
+
+@app.task(name="count_up", shared=False, bind=True)
+def count_up(self: "Task[Any, Any]", number: int) -> int:
+    """Return the next number."""
+    _oracle.note(self.request.id or "")
+    return number + 1
 
 
 def _die(delay: float = 0) -> None:

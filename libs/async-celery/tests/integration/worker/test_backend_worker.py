@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import chord, states
+from celery import chain, chord, states
 
 from async_celery.types import HISTORY
 from async_celery.worker import Policy
@@ -221,6 +221,52 @@ def test_f8_a_member_that_has_expired_fails_the_body(worker: WorkerProcess) -> N
     stored = worker.stored(result.id)
     assert stored["status"] == "FAILURE"
     assert result.parent.results[1].id in stored["result"]["exc_message"][0]
+
+
+# ---- chains ----
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_f6_killed_where_the_next_step_is_sent(
+    make_worker: WorkerFactory, own_redis: RedisServer, tmp_path: Path, where: str
+) -> None:
+    worker = make_worker(backend=own_redis.url(), app=APP, processes=2).start(BACKEND_FOLDER=str(tmp_path))
+    client, steps, fault = worker.client, 4, tmp_path / where
+    chains: list[list[str]] = []
+    for _ in range(scaled(2, 50)):
+        fault.touch()
+        first, *others = (client.signature("count_up") for _ in range(steps))
+        result: Any = chain(first.clone(args=(0,)), *others, app=client).apply_async()
+        assert worker.ended(result.id, DEADLINE)["result"] == steps
+        assert not fault.exists()
+        chains.append([result.id, *(parent.id for parent in _ancestors(result))])
+    wait_until(lambda: _is_idle(worker), DEADLINE, what="the end of all steps")
+    began = runs(worker)
+    for ids in chains:
+        counts = {task: began.count(task) for task in ids}
+        assert counts[ids[-1]] == 2, "the first step's process died"
+        assert max(counts.values()) <= 2, counts
+        assert all(worker.meta(task)["status"] == "SUCCESS" for task in ids)
+    repeated = len(began) - steps * len(chains)
+    print(f"F6: {len(chains)} chains, {len(chains)} processes killed, {repeated} repeated runs")  # noqa: T201 (what was measured)
+
+
+def _ancestors(result: Any) -> Iterator[Any]:
+    while (result := result.parent) is not None:
+        yield result
+
+
+def _is_idle(worker: WorkerProcess) -> bool:
+    """Whether no task waits in the queue or in the worker, and none runs, which might send another."""
+    inspect = worker.client.control.inspect(timeout=1)
+    with worker.client.connection_for_read() as connection:
+        channel = connection.default_channel
+        if channel.queue_declare(worker.settings.queue, passive=True).message_count:
+            return False
+        for asked in (inspect.active, inspect.reserved):
+            if any((asked() or {"nobody answered": [1]}).values()):
+                return False
+        return not channel.queue_declare(worker.settings.queue, passive=True).message_count
 
 
 # ---- Redis ----
