@@ -34,6 +34,7 @@ from async_celery import (
     BackendError,
     OnTimeout,
     PublishError,
+    TaskExpired,
     TaskFailed,
     TaskHandle,
     TaskRevoked,
@@ -276,6 +277,8 @@ class Load:
                 members[:] = _leaves(await handle.status())
             except REFUSED:
                 return False
+            except TaskExpired:  # judged already: the deadline leaves time for all
+                return True
             return all(leaf.state.is_final for leaf in members)
 
         # Celery sends the next step before it stores the end of the one before, and may be frozen in between.
