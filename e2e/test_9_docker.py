@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from clone import REPOSITORY, wait_until
 from docker import engine as engines
 from docker import images
@@ -42,6 +43,7 @@ from test_2_tasks import (  # noqa: F401
     test_workflows,
     test_world_statistics,
 )
+from test_6_dashboards import OLDER, Watched, metrics_of, natively
 from test_6_faults import check_oracle, load, works
 from test_8_pgadmin import (  # noqa: F401
     page,
@@ -60,6 +62,23 @@ NOT_RUN = ("grafana", "cadvisor", "elasticsearch", "kibana", "filebeat")
 LIMITS = {"project-api": 250, "project-worker": 400}
 """How many MB an image may have."""
 OURS = ("project-api", "project-worker", "project-worker-pickle", "project-worker-reaper", "flower")
+ASKED = {
+    "postgres": "postgres --version",
+    "redis": "redis-server --version",
+    "rabbitmq": "rabbitmqctl version",
+    "prometheus": "prometheus --version",
+    "alertmanager": "alertmanager --version",
+    "node-exporter": "node_exporter --version",
+    "postgres-exporter": "postgres_exporter --version",
+    "redis-exporter": "/redis_exporter --version",
+    "pgadmin": "/venv/bin/python -c 'import config; print(config.APP_VERSION)'",
+    "project-api": "python --version",
+}
+"""Service: what its container is asked for its version, for all that .env pins and that is run."""
+AFTER_FAULTS = {"celery_worker_task_failures_total", "http_exceptions_total"}
+"""Metrics that begin with the first fault."""
+NOT_COUNTED = "by sessions themselves"
+"""A line of a panel that has no numbers here, as its panel says."""
 UP_WITHIN = 300  # s, images present; 62 were seen
 
 
@@ -123,6 +142,24 @@ def test_every_service_becomes_healthy(stack: Composed, first_up: str) -> None:
     assert states == dict.fromkeys(declared - ONE_SHOTS, "healthy") | dict.fromkeys(ONE_SHOTS, "exited 0")
 
 
+def test_the_pinned_majors_are_what_runs(stack: Composed) -> None:
+    pins = stack.settings()
+    behind, others = [], []
+    for name, question in ASKED.items():
+        pin = pins["PYTHON_VERSION" if name == "project-api" else f"{name.replace('-', '_').upper()}_VERSION"]
+        said = stack.engine.run("exec", stack.containers(name)[0]["Id"], "sh", "-c", f"{question} 2>&1")
+        found = re.search(r"(?<![\d.:])\d+\.\d+(\.\d+)?", said)  # not the time of a log line
+        assert found, said
+        fixed = 2 if name == "project-api" else 1  # Python's series is its first two numbers
+        if found[0].split(".")[:fixed] != pin.split(".")[:fixed]:
+            others.append(f"{name} {found[0]}, pinned {pin}")
+        if found[0].split(".")[: pin.count(".") + 1] != pin.split("."):
+            behind.append(f"{name} {found[0]} for {pin}")
+        print(f"version: {name} {found[0]}, pinned {pin}")
+    print(f"another minor than the pinned one: {', '.join(behind) or 'none'}")
+    assert others == []
+
+
 @pytest.mark.parametrize("name", NOT_RUN)
 def test_what_cannot_be_run_here(name: str) -> None:
     pytest.skip(f"checked, not run: {name}'s image is in a registry only; ops/tests checks its configuration")
@@ -138,6 +175,22 @@ def test_every_target_is_scraped(stack: Composed) -> None:
     every = {"prometheus", "alertmanager", "rabbitmq", "rabbitmq-detailed", "postgres", "redis", "node"}
     every |= {"project-api", "project-worker", "flower"}
     wait_until(lambda: scraped() >= every and down() <= set(NOT_RUN), 60, "all targets that run are scraped")
+
+
+def test_what_dashboards_and_rules_read_is_exported(stack: Composed) -> None:
+    watched = Watched(stack)
+    names = {name for question in natively(watched) for name in metrics_of(question.expr)}
+    for path in stack.folder.glob("infra/prometheus/rules/*.yml"):
+        rules = [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+        names |= {name for rule in rules for name in metrics_of(rule["expr"])}
+    assert len(names) > 150
+    here = {name for name in names if not name.startswith(("container_", "namedprocess_"))}  # exporters not run
+    wait_until(lambda: here - watched.exported() <= OLDER | AFTER_FAULTS, 60, "every metric is exported")
+    assert OLDER & watched.exported() == set()
+    older = [one for one in natively(watched) if metrics_of(one.expr) & OLDER and one.legend != NOT_COUNTED]
+    assert len(older) == 2
+    wait_until(lambda: not watched.empty(older), 60, "panels with a name of older servers find another one here")
+    watched.http.close()
 
 
 def test_flower_has_a_login_and_shows_the_workers(stack: Composed) -> None:
@@ -180,7 +233,7 @@ def test_our_containers_are_nobody_and_write_nowhere(stack: Composed, name: str)
 
 @pytest.mark.parametrize("name", images.OURS)
 def test_the_images_are_small(stack: Composed, name: str) -> None:
-    image = f"full-stack-fastapi-celery/{name}:{stack.settings()['PROJECT_VERSION']}"
+    image = images.ours(name, stack.settings()["PROJECT_VERSION"])
     base = images.size(stack.engine, images.PYTHON.tag)
     size = images.size(stack.engine, image)
     print(f"image {name}: {size:.0f} MB, of which its base is {base:.0f} MB")

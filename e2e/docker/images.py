@@ -1,9 +1,10 @@
 """The images: ours from their Dockerfiles, and stand-ins for those that only a registry has.
 
-How it works: `mmdebstrap` makes two small Debian systems, one with Python and one with every server, which become
-base images. On the first, our Dockerfiles are built as they are: with PYTHON_VERSION=stand-in, their `FROM
-python:${PYTHON_VERSION}-slim` is our base. On the second, `stand_ins/` makes one image per server, which behaves
-as the official one does. What an engine has already is not made again.
+How it works: `mmdebstrap` makes two small Debian systems, which become base images. One is the release that the
+official Python images are made of, with its Python, which is of the series in .env; with PYTHON_VERSION=stand-in,
+it is the Dockerfiles' `FROM python:${PYTHON_VERSION}-slim`, and they are built as they are. The other is the
+release to come, whose servers are of the majors in .env; on it, `stand_ins/` makes one image per server, which
+behaves as the official one does. What an engine has already is not made again.
 
 What belongs here: which image is made from what.
 """
@@ -42,6 +43,12 @@ OURS = {
 }
 """Image: its Dockerfile and its build context, in the repository."""
 
+SHARED = {
+    "project-api": ("migrate", "elasticsearch-setup", "kibana-setup"),
+    "project-worker": ("project-worker-pickle", "project-worker-reaper"),
+}
+"""Image: the services that build the same, under names of their own."""
+
 _STAND_INS = Path(__file__).parent / "stand_ins"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _LEFT_OUT = ("doc", "man", "info", "locale")
@@ -50,9 +57,10 @@ _LEFT_OUT = ("doc", "man", "info", "locale")
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """A Debian system: its packages, a command that is run in it, and what its image says of itself."""
+    """A Debian system: its release and packages, a command run in it, and what its image says of itself."""
 
     tag: str
+    suite: str
     packages: tuple[str, ...]
     command: str
     changes: tuple[str, ...]
@@ -63,19 +71,21 @@ class Base:
             "mmdebstrap",
             "--quiet",
             "--variant=minbase",
-            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",  # else perl comes along, to merge it
+            # A suite that is still being made vouches for its list for a week; a mirror may be older.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
-            f"--include={','.join(('usr-is-merged', 'ca-certificates', 'netbase', 'tzdata', *self.packages))}",
+            f"--include={','.join(('ca-certificates', 'netbase', 'tzdata', *self.packages))}",
             # Whom this machine trusts: builds install from where this machine does.
             f'--customize-hook=cp {_CERTIFICATES} "$1{_CERTIFICATES}"',
             f'--customize-hook=chroot "$1" {self.command}',
-            "bookworm",
+            self.suite,
             "-",
         ]
 
 
 PYTHON = Base(
     tag=f"python:{PYTHON_VERSION}-slim",
+    suite="trixie",
     packages=("python3-venv",),
     command="python3 -m venv /usr/local",  # `python` and `pip` where the official image has them
     changes=(
@@ -86,6 +96,7 @@ PYTHON = Base(
 )
 SERVERS_BASE = Base(
     tag="stand-in/servers",
+    suite="forky",
     packages=(
         "curl",
         "wget",
@@ -132,7 +143,6 @@ def make_stand_ins(engine: Engine) -> None:
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder) / "stand_ins"
         shutil.copytree(_STAND_INS, context)
-        shutil.copy(REPOSITORY / "infra/postgres-exporter/queries.yml", context / "servers")
         shutil.copy(REPOSITORY / "infra/pgadmin/requirements.lock", context / "pgadmin")
         for name in SERVERS:
             _build(engine, f"stand-in/{name}", context / "servers", f"--target={name}")
@@ -144,11 +154,17 @@ def make_ours(engine: Engine, repository: Path, version: str) -> None:
     for name, (file, context) in OURS.items():
         _build(
             engine,
-            f"full-stack-fastapi-celery/{name}:{version}",
+            ours(name, version),
             repository / context,
             f"--file={repository / file}",
             f"--build-arg=PYTHON_VERSION={PYTHON_VERSION}",
+            *(f"--tag={ours(service, version)}" for service in SHARED.get(name, ())),
         )
+
+
+def ours(name: str, version: str) -> str:
+    """Return the name that compose.yaml gives one of our images."""
+    return f"full-stack-fastapi-celery/{name}:{version}"
 
 
 def size(engine: Engine, image: str) -> float:

@@ -150,11 +150,17 @@ BOARD = Board(
                 ),
                 lines(
                     "Buffers written",
-                    query("at checkpoints", f"sum(rate(pg_stat_bgwriter_buffers_checkpoint_total{RATE}))"),
+                    query(
+                        "at checkpoints",
+                        # By its name up to PostgreSQL 16, and by that from 17 on.
+                        f"sum(rate(pg_stat_bgwriter_buffers_checkpoint_total{RATE})) "
+                        f"or sum(rate(pg_stat_checkpointer_buffers_written_total{RATE}))",
+                    ),
                     query("in the background", f"sum(rate(pg_stat_bgwriter_buffers_clean_total{RATE}))"),
                     query("by sessions themselves", f"sum(rate(pg_stat_bgwriter_buffers_backend_total{RATE}))"),
                     unit=Unit.OPERATIONS_PER_SECOND,
-                    description="Written by sessions themselves: they wait for it. Checkpoints come too seldom.",
+                    description="Written by sessions themselves: they wait for it. Checkpoints come too seldom. "
+                    "From PostgreSQL 17 on, the exporter does not count those.",
                     width=12,
                 ),
             ),

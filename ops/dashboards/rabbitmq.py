@@ -38,9 +38,10 @@ BOARD = Board(
                 tile(
                     "Alarms",
                     "max(rabbitmq_alarms_memory_used_watermark) + max(rabbitmq_alarms_free_disk_space_watermark) "
-                    "+ max(rabbitmq_alarms_file_descriptor_limit)",
+                    # RabbitMQ 4.3 has none of file descriptors: without a number, nor would the sum be one.
+                    "+ (max(rabbitmq_alarms_file_descriptor_limit) or vector(0))",
                     unit=Unit.NUMBER,
-                    description="Memory, disk, file descriptors. With one, RabbitMQ takes no messages.",
+                    description="Memory, disk, file descriptors (not 4.3). With one, RabbitMQ takes no messages.",
                     limits=Limits(warning=1, critical=1),
                 ),
                 tile(

@@ -7,5 +7,4 @@ if [[ $1 == rabbitmq* && $(id -u) == 0 ]]; then
     if [ "$1" = rabbitmq-server ]; then find /var/lib/rabbitmq \! -user rabbitmq -exec chown rabbitmq '{}' +; fi
     exec setpriv --reuid=rabbitmq --regid=rabbitmq --clear-groups "${BASH_SOURCE[0]}" "$@"
 fi
-export RABBITMQ_LOGS=-
 exec "$@"

@@ -2,7 +2,8 @@
 
 `metric_names/*.names.txt` are the pages of Debian's exporters as scraped, a name and a type a line. `ours` is the
 catalogue of our own metrics; `prometheus_more` is what Prometheus adds to every scrape, or counts only once it
-has an Alertmanager and data; `cadvisor` is what the rules for containers use.
+has an Alertmanager and data; `cadvisor` is what the rules for containers use; `newer` is what newer servers than
+Debian 12's export instead of a name of theirs.
 """
 
 from collections.abc import Iterator
