@@ -176,6 +176,8 @@ class Supervisor:
             self._conf, configuration(self._instance, programs), user=None
         )  # 0600: it holds secrets
         inherited = {k: v for k, v in environ.items() if not k.startswith(_SERVER_VARIABLES)}
+        # A test session gives ports alone. Erlang looks for `df` on PATH, and from 27 on ends without it.
+        inherited.setdefault("PATH", os.environ.get("PATH", os.defpath))
         inherited[MARK] = str(self._instance.state)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._conf)]
         done = subprocess.run(

@@ -1,15 +1,17 @@
 """What supervisord reads is what was meant: rendered text goes through supervisord's own parser."""
 
+import os
 import shlex
 from pathlib import Path
 
+import psutil
 import pytest
 from supervisor.options import ProcessConfig, ServerOptions
 
 from stack.errors import StackError
 from stack.instance import Instance
 from stack.service import Program
-from stack.supervision import configuration
+from stack.supervision import Supervisor, configuration
 
 AWKWARD = "a 'b' %(ENV_HOME)s 100% \\ ,=x;# $HOME"
 
@@ -70,3 +72,15 @@ def test_the_socket_is_private_and_short(tmp_path: Path) -> None:
     assert server["file"] == str(deep.socket)
     assert len(server["file"]) < 100
     assert instance_in(tmp_path / "short").socket.parent.name == "run"
+
+
+def test_programs_find_others_even_when_only_settings_are_given(tmp_path: Path) -> None:
+    instance = instance_in(tmp_path / "s")
+    supervisor = Supervisor(instance)
+    supervisor.launch([], {"API_PORT": "5001"})
+    process = psutil.Process(int((instance.run / "supervisord.pid").read_text()))
+    try:
+        assert process.environ()["PATH"] == os.environ["PATH"]
+    finally:
+        supervisor.shutdown()
+        process.wait(timeout=20)

@@ -408,7 +408,7 @@ def eventually() -> Eventually:
     """Return a function that waits, with a deadline, until a condition holds."""
 
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while not await condition():  # noqa: ASYNC110 (other processes set no events)
                 await asyncio.sleep(0.02)
 

@@ -36,6 +36,9 @@ class Flower:
             with self._opener.open(f"{self._url}/task/info/{task_id}", timeout=5) as answer:
                 known: dict[str, Any] = json.load(answer)
                 return known
+        except urllib.error.HTTPError as error:
+            error.close()  # it is an answer; Python 3.14 complains about one that is left open
+            return None
         except urllib.error.URLError:
             return None
 

@@ -9,6 +9,8 @@ why a bare `uvicorn api:app` or `celery -A tasks:app worker` works in a plain sh
 What belongs here: addresses and credentials that both the API and the worker need. No default for a secret.
 """
 
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -22,8 +24,18 @@ ENV_FILE = Path(".stack") / "env"
 
 
 def find_env_file(start: Path) -> Path | None:
-    """Return the nearest `.stack/env` at or above `start`, or None."""
-    return next((folder / ENV_FILE for folder in (start, *start.parents) if (folder / ENV_FILE).is_file()), None)
+    """Return the nearest `.stack/env` at or above `start`, or None.
+
+    Raises:
+        PermissionError: a folder on the way may not be looked into.
+    """
+    for folder in (start, *start.parents):
+        file = folder / ENV_FILE
+        # Not `is_file`: from Python 3.14 on it says no of what it may not look at.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if stat.S_ISREG(file.stat().st_mode):
+                return file
+    return None
 
 
 class Connections(Secrets):
