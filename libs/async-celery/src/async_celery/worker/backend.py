@@ -106,17 +106,23 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             redelivered: whether the broker says that its message was delivered before.
             retried: whether it is a retry, whose earlier messages may have been delivered again.
         """
-        commands: list[tuple[str | bytes | int, ...]] = [
-            ("EXISTS", *_tombstones(task_id, root_id)),
-            ("GETRANGE", self.get_key_for_task(task_id), 0, _LONGEST_BEGINNING - 1),
-        ]
+        tombstones_, result = _tombstones(task_id, root_id), self.get_key_for_task(task_id)
+        # Of nearly all tasks there is none of these, and one question does.
+        commands: list[tuple[str | bytes | int, ...]] = [("EXISTS", *tombstones_, result)]
         key = attempts_key(task_id)
         if redelivered:
             commands.append(("INCR", key))
             commands.append(("EXPIRE", key, self.expires or _A_DAY))
         elif retried:
             commands.append(("GET", key))
-        tombs, stored, *counts = self._ensure_retryable(self._connection, *commands)
+        found, *counts = self._ensure_retryable(self._connection, *commands)
+        tombs, stored = 0, b""
+        if found:
+            tombs, stored = self._ensure_retryable(
+                self._connection,
+                ("EXISTS", *tombstones_),
+                ("GETRANGE", result, 0, _LONGEST_BEGINNING - 1),
+            )
         finished = stored.startswith(_FINAL)
         if finished and redelivered:
             # Its runs are not counted any more: the key went with its end.

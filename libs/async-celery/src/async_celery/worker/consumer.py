@@ -26,7 +26,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from redis.exceptions import RedisError
 
 from async_celery.signed_pickle import check_envelope
-from async_celery.worker import liveness
+from async_celery.worker import liveness, wire
 from async_celery.worker.backend import backend_of
 from async_celery.worker.observer import End, observer_of
 from async_celery.worker.subject import busy_with, subject_of_message
@@ -58,6 +58,8 @@ class Consumer(celery.worker.consumer.Consumer):
     strategies: dict[str, Any]
     connection_errors: tuple[type[Exception], ...]
     event_dispatcher: Any
+    loop: Callable[..., None]
+    app: Any
 
     def __init__(self, on_task_request: Any, *, app: Any, **options: Any) -> None:
         """Take what Celery gives.
@@ -69,6 +71,12 @@ class Consumer(celery.worker.consumer.Consumer):
         super().__init__(on_task_request, app=app, **options)
         if isinstance(self.pool, ProcessPool):
             backend.hurry()
+            self.loop = wire.holding(self.loop)
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        """Return what this worker consumes on, connected."""
+        connected: Any = self.ensure_connected(wire.own(self.app.connection_for_read(heartbeat=heartbeat)))
+        return connected
 
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""

@@ -63,6 +63,7 @@ def install(app: "Celery", policy: Policy) -> None:
     app.steps["consumer"].update(
         ("async_celery.worker.dead_letters:DeadLetterTopology", "async_celery.worker.heartbeat:Heartbeat")
     )
+    app.steps["worker"].add("async_celery.worker.pool:OwnPool")
     celery: Any = app  # its stubs know names of classes only
     celery.amqp_cls = stamping(symbol_by_name(celery.amqp_cls))
 

@@ -8,7 +8,8 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, InvalidTaskError, Reject
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Message
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -165,6 +166,29 @@ def test_another_runs_times_are_not_this_ones() -> None:
     told = Made(received_at=1.0, started_at=2.0, redeliveries=3).request.request_dict
     assert told["received_at"] > 1
     assert not {"started_at", "redeliveries"} & set(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-23T05:00:00+00:00",
+        "2026-11-23T05:00:00Z",
+        "2026-11-23T05:00",
+        "20261123T050000.5+0200",
+        "2026-11",
+    ],
+)
+def test_times_are_those_that_celery_reads(text: str) -> None:
+    request = Made(expires=text, eta=text).request
+    read: Any = maybe_iso8601(text)
+    theirs = maybe_make_aware(read, request.tzlocal)
+    assert request.expires == request.eta == theirs
+
+
+@pytest.mark.parametrize("text", ["soon", 12, ["2026"]])
+def test_what_is_no_time_is_refused(text: Any) -> None:
+    with pytest.raises(InvalidTaskError):
+        Made(expires=text)
 
 
 def test_child_without_memory_is_as_lost(made: Made) -> None:
