@@ -258,9 +258,9 @@ def _ancestors(result: Any) -> Iterator[Any]:
 
 def _is_idle(worker: WorkerProcess) -> bool:
     """Whether no task waits in the queue or in the worker, and none runs, which might send another."""
-    inspect = worker.client.control.inspect(timeout=1)
+    inspect: Any = worker.client.control.inspect(timeout=1)
     with worker.client.connection_for_read() as connection:
-        channel = connection.default_channel
+        channel: Any = connection.default_channel
         if channel.queue_declare(worker.settings.queue, passive=True).message_count:
             return False
         for asked in (inspect.active, inspect.reserved):
