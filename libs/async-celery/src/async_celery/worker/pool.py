@@ -202,11 +202,15 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         if not waiting:
             return
         for fd in self._all_inqueues - self._busy_workers - self._active_writes:
+            process = self._fileno_to_inq[fd]
+            if getattr(process, "_job_terminated", False):
+                # Its end is on its way: it was told to end its last task. Another one would count as told, too.
+                continue
             while waiting:
                 job = waiting.popleft()
                 # Else whoever terminated it, or a process that told its end before it was gone, has it done.
                 if not job._accepted:
-                    self._give(self._fileno_to_inq[fd], fd, job)
+                    self._give(process, fd, job)
                     break
 
     def _give(self, process: Any, fd: int, job: Any) -> None:

@@ -158,6 +158,20 @@ def test_a_task_that_its_process_had_not_begun_is_run_by_another(start: Callable
     assert task.accepted_by == [process.pid, other]
 
 
+def test_a_process_that_was_told_to_end_its_task_gets_no_other(start: Callable[..., Running]) -> None:
+    """As when the connection is lost: the task may have ended, and its process may still seem idle."""
+    running = start(1)
+    (process,) = running.pool._pool
+    os.kill(process.pid, signal.SIGSTOP)
+    running.pool.terminate_job(process.pid, signal.SIGTERM)
+    task = running.give(pid_after, 0.0)
+    running.turn()
+    assert task.accepted_by == []
+    os.kill(process.pid, signal.SIGCONT)
+    assert task.wait() not in (process.pid, None)
+    assert isinstance(task.result[0], int)  # not an error that says that it was terminated
+
+
 def test_processes_are_replaced_after_so_many_tasks(start: Callable[..., Running]) -> None:
     running = start(1, maxtasksperchild=2)
     pids = [running.give(pid_after, 0.0) for _ in range(5)]
