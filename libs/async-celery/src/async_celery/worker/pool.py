@@ -169,6 +169,7 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
     _active_writers: set[Any]
     _put_back: Callable[[Any], None]
     _discard_tref: Callable[[int], None]
+    on_timeout_set: Callable[[Any, float | None, float | None], None]
 
     @property
     def has_waiting(self) -> bool:
@@ -249,6 +250,26 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
                 self._active_writes.discard(fd)
                 self._active_writers.discard(job._writer())
         self._result_handler.on_state_change((ACK, (job._job, None, monotonic(), process.pid, process.synqW_fd)))
+
+    def _on_soft_timeout(self, job: int, soft: float, hard: float | None, hub: Any) -> None:
+        """End a task softly; let one that its process has not begun yet have its time again."""
+        if self._has_begun(job):
+            super()._on_soft_timeout(job, soft, hard, hub)
+        else:
+            # The signal would hit the process itself.
+            self.on_timeout_set(self._cache[job], soft, hard)
+
+    def _on_hard_timeout(self, job: int) -> None:
+        """End a task with its process; let one that its process has not begun yet have its time again."""
+        if self._has_begun(job):
+            super()._on_hard_timeout(job)
+        else:
+            self.on_timeout_set(self._cache[job], None, self._cache[job]._timeout)
+
+    def _has_begun(self, job: int) -> bool:
+        """Whether a task was begun, or has ended already."""
+        given = self._cache.get(job)
+        return given is None or given._write_to is None or given._write_to.begun.value == job
 
     def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
         """Give a task to another process if its own has ended before it began it; else it is lost with it."""

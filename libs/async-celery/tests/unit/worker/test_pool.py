@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from celery.concurrency import asynpool, prefork
 from kombu.asynchronous import Hub
@@ -39,7 +39,9 @@ class Running:
     def __init__(self, processes: int, **options: Any) -> None:
         self.hub = Hub()
         made: Any = AsynPool
-        self.pool = made(processes, threads=False, synack=False, lost_worker_timeout=0.0, **options)
+        self.pool = made(
+            processes, threads=False, synack=False, lost_worker_timeout=0.0, enable_timeouts=True, **options
+        )
         self.pool.register_with_event_loop(self.hub)
         self.hub.call_repeatedly(0.02, lambda: None)  # no turn waits for long
         self._loop = self.hub.create_loop()
@@ -57,14 +59,20 @@ class Running:
         self.hub.call_soon(lambda: None)
         next(self._loop)
 
-    def give(self, function: Callable[..., Any], *args: Any) -> "Given":
-        return Given(self, function, args)
+    def give(self, function: Callable[..., Any], *args: Any, **limits: float) -> "Given":
+        return Given(self, function, args, limits)
+
+    def turn_for(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
 
 
 class Given:
     """A task that the pool was given."""
 
-    def __init__(self, running: Running, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, running: Running, function: Callable[..., Any], args: tuple[Any, ...], limits: dict[str, float]
+    ) -> None:
         self.result: Any = None
         self.accepted_by: list[int] = []
         self._running = running
@@ -74,6 +82,7 @@ class Given:
             callback=self._ends,
             error_callback=self._ends,
             accept_callback=lambda pid, _: self.accepted_by.append(pid),
+            **limits,
         )
 
     def _ends(self, result: Any) -> None:
@@ -172,6 +181,27 @@ def test_a_process_that_was_told_to_end_its_task_gets_no_other(start: Callable[.
     assert isinstance(task.result[0], int)  # not an error that says that it was terminated
 
 
+@pytest.mark.parametrize(
+    "limits", [{"soft_timeout": 0.05, "timeout": 20.0}, {"timeout": 0.1}], ids=["soft", "hard"]
+)
+def test_a_task_that_its_process_has_not_begun_is_not_over_its_time(
+    start: Callable[..., Running], limits: dict[str, float]
+) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    os.kill(process.pid, signal.SIGSTOP)
+    task = running.give(echo, 1, **limits)
+    running.turn_for(0.5)
+    assert task.result is None
+    os.kill(process.pid, signal.SIGCONT)
+    assert task.wait() == 1
+    assert task.accepted_by == [process.pid]
+    # Its time was not for ever.
+    limited = running.give(pid_after, 60.0, **limits).wait()
+    assert isinstance(limited, ExceptionInfo)
+    assert limited.type is (SoftTimeLimitExceeded if "soft_timeout" in limits else TimeLimitExceeded)
+
+
 def test_processes_are_replaced_after_so_many_tasks(start: Callable[..., Running]) -> None:
     running = start(1, maxtasksperchild=2)
     pids = [running.give(pid_after, 0.0) for _ in range(5)]
@@ -213,6 +243,6 @@ def test_celery_has_what_is_overridden() -> None:
     for ours in (AsynPool, AsynPool.Worker, AsynPool.ResultHandler):
         theirs = ours.__mro__[1]
         own = [name for name, value in vars(ours).items() if callable(value) and not name.startswith("__")]
-        added = {"_take", "_hand_out", "_give", "_write", "_read_rest", "Worker", "ResultHandler"}
+        added = {"_take", "_hand_out", "_give", "_write", "_read_rest", "_has_begun", "Worker", "ResultHandler"}
         assert [name for name in own if name not in added and not hasattr(theirs, name)] == []
     assert not hasattr(asynpool.Worker, "begun")
