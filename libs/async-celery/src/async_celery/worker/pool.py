@@ -187,7 +187,7 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         # Celery's own also make `_put_back` and others that are used on.
         super()._create_write_handlers(hub, **options)
         self._quick_put = self._take
-        self.on_poll_start = self._hand_out
+        self.on_poll_start = self._look_again
         self._hub = hub
 
     def _take(self, message: tuple[Any, ...]) -> None:
@@ -195,13 +195,28 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         job = self._cache[message[1][0]]
         job._payload = _HEADER.pack(len(body)) + body
+        if not self.outbound_buffer:
+            self._hub.call_soon(self._hand_out)
         self.outbound_buffer.append(job)
 
-    def _hand_out(self) -> None:
-        """Write waiting tasks to idle processes."""
-        waiting = self.outbound_buffer
-        if not waiting:
-            return
+    def on_job_ready(self, job: Any, i: Any, obj: Any, inqW_fd: int) -> None:  # noqa: N803 (billiard's name)
+        """Have the next task written to a process that has told the end of its last one."""
+        super().on_job_ready(job, i, obj, inqW_fd)
+        if self.outbound_buffer:
+            self._hub.call_soon(self._hand_out)
+
+    def _look_again(self) -> None:
+        """Write what waits though nothing has been told: a process has come up, a task has come back."""
+        if self.outbound_buffer and self._hand_out():
+            # The loop has looked at its timers for this turn: those of the tasks' time limits are new.
+            self._hub._waker.wake()
+
+    def _hand_out(self) -> bool:
+        """Write waiting tasks to idle processes; return whether there was one to write.
+
+        The event loop calls it before it looks at its timers, so that it wakes up for the tasks' time limits.
+        """
+        waiting, handed = self.outbound_buffer, False
         for fd in self._all_inqueues - self._busy_workers - self._active_writes:
             process = self._fileno_to_inq[fd]
             if getattr(process, "_job_terminated", False):
@@ -212,7 +227,9 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
                 # Else whoever terminated it, or a process that told its end before it was gone, has it done.
                 if not job._accepted:
                     self._give(process, fd, job)
+                    handed = True
                     break
+        return handed
 
     def _give(self, process: Any, fd: int, job: Any) -> None:
         """Write a task to an idle process."""

@@ -49,7 +49,8 @@ class _Holding:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.holds = False
+        self.holds: Callable[[], None] | None = None
+        """Told of the first one that is held; None while none may be."""
         self.held: list[bytes] = []
 
     def write(self, data: Any) -> None:
@@ -129,6 +130,8 @@ class Channel(_Channel):  # type: ignore[misc]  # no stubs
         if not transport or not transport.holds or multiple:
             return super().basic_ack(delivery_tag, multiple, **options)
         ack = _ACK.pack(1, self.channel_id, _ACK_SIZE, _BASIC, _BASIC_ACK, delivery_tag, 0, _END)
+        if not transport.held:
+            transport.holds()
         transport.held.append(ack)
         return None
 
@@ -195,21 +198,24 @@ def holding(loop: Callable[..., None]) -> Callable[..., None]:
             timers.clear()
             transport.flush()
 
+        def first() -> None:
+            # Not in `look`: there the loop has looked at its timers, and would wait for another one.
+            if not timers:
+                timers.append(hub.call_later(_LONGEST, flush))
+
         def look() -> None:
             if transport.held:
                 may_wait = consumer.qos.value - consumer.pool.num_processes
                 if not pool.has_waiting or len(transport.held) >= (min(may_wait // 2, _MOST) or 1):
                     transport.flush()
-                elif not timers:
-                    timers.append(hub.call_later(_LONGEST, flush))
 
-        transport.holds = True
+        transport.holds = first
         hub.on_tick.add(look)
         try:
             loop(consumer, connection, *args)
         finally:
             hub.on_tick.discard(look)
-            transport.holds = False
+            transport.holds = None
             if transport.connected:
                 transport.flush()
 

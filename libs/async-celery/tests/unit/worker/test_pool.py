@@ -202,6 +202,31 @@ def test_a_task_that_its_process_has_not_begun_is_not_over_its_time(
     assert limited.type is (SoftTimeLimitExceeded if "soft_timeout" in limits else TimeLimitExceeded)
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_the_loop_wakes_up_for_a_tasks_time_limit(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    running = start(1)
+    running.hub.timer.clear()
+    waits: list[float] = []
+    poll = running.hub.poller.poll
+
+    def wait(timeout: float) -> Any:
+        waits.append(timeout)
+        return poll(timeout)
+
+    monkeypatch.setattr(running.hub.poller, "poll", wait)
+    running._loop = running.hub.create_loop()
+    for _ in range(before):
+        running.give(echo, 1)
+    limited = running.give(pid_after, 60.0, timeout=0.5)
+    deadline = time.monotonic() + DEADLINE
+    while not limited.accepted_by and time.monotonic() < deadline:
+        next(running._loop)
+    assert waits[-1] <= 0.5
+    assert max(waits[:-1], default=1) == 1  # as long as it waits when there is nothing
+
+
 def test_processes_are_replaced_after_so_many_tasks(start: Callable[..., Running]) -> None:
     running = start(1, maxtasksperchild=2)
     pids = [running.give(pid_after, 0.0) for _ in range(5)]
@@ -243,6 +268,16 @@ def test_celery_has_what_is_overridden() -> None:
     for ours in (AsynPool, AsynPool.Worker, AsynPool.ResultHandler):
         theirs = ours.__mro__[1]
         own = [name for name, value in vars(ours).items() if callable(value) and not name.startswith("__")]
-        added = {"_take", "_hand_out", "_give", "_write", "_read_rest", "_has_begun", "Worker", "ResultHandler"}
+        added = {
+            "_take",
+            "_hand_out",
+            "_look_again",
+            "_give",
+            "_write",
+            "_read_rest",
+            "_has_begun",
+            "Worker",
+            "ResultHandler",
+        }
         assert [name for name in own if name not in added and not hasattr(theirs, name)] == []
     assert not hasattr(asynpool.Worker, "begun")

@@ -54,7 +54,7 @@ def ends() -> Iterator[Ends]:
 
 
 def test_acknowledgements_are_held_until_they_go_together(ends: Ends) -> None:
-    ends.transport.holds = True
+    ends.transport.holds = lambda: None
     for tag in (1, 2, 3):
         ends.channel.basic_ack(tag)
     assert ends.arrived() == b""
@@ -65,7 +65,7 @@ def test_acknowledgements_are_held_until_they_go_together(ends: Ends) -> None:
 
 
 def test_whatever_is_written_takes_them_along_in_front(ends: Ends) -> None:
-    ends.transport.holds = True
+    ends.transport.holds = lambda: None
     ends.channel.basic_ack(1)
     ends.transport.write(memoryview(HEARTBEAT))
     assert ends.arrived() == ack(1) + HEARTBEAT
@@ -81,7 +81,7 @@ def test_a_held_one_is_what_py_amqp_writes(ends: Ends) -> None:
     ends.channel.connection = connection
     ends.channel.basic_ack(9)
     assert written == [ack(9)]
-    ends.transport.holds = True
+    ends.transport.holds = lambda: None
     ends.channel.basic_ack(9)
     assert ends.transport.held == [ack(9)]
     ends.channel.basic_ack(10, multiple=True)
