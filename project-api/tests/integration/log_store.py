@@ -81,7 +81,9 @@ def log_store() -> Iterator[LogStore]:
     """A store with our template; its lines go with it."""
     if url := os.environ.get("ELASTICSEARCH_URL"):
         program = [sys.executable, str(INFRA / "elasticsearch/set_up.py"), "elasticsearch"]
-        subprocess.run(program, check=True)
+        environ = {**os.environ, "SET_UP_DEADLINE": "30"}  # s
+        done = subprocess.run(program, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"ELASTICSEARCH_URL={url}: {done.stdout}{done.stderr}"
         password = os.environ.get("ELASTIC_PASSWORD")
         with httpx.Client(base_url=url, timeout=60, auth=("elastic", password) if password else None) as http:
             store = LogStore(http)
