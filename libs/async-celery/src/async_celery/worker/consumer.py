@@ -78,6 +78,13 @@ class Consumer(celery.worker.consumer.Consumer):
         connected: Any = self.ensure_connected(wire.own(self.app.connection_for_read(heartbeat=heartbeat)))
         return connected
 
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Begin no more tasks of a connection that is lost: they come back."""
+        pool: Any = self.pool
+        if isinstance(self.pool, ProcessPool):
+            pool._pool.take_all_back()
+        super().on_connection_error_after_connected(exc)
+
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""
         handle = super().create_task_handler()

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from billiard import get_context
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from celery.concurrency import asynpool, prefork
-from kombu.asynchronous import Hub
+from celery.exceptions import ImproperlyConfigured
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from async_celery.worker import Policy, install
+from async_celery.worker import pool as pool_module
 from async_celery.worker.pool import AsynPool, OwnPool, TaskPool
+from tests.unit.worker.running_pool import DEADLINE, Given, Running
 
-DEADLINE = 30.0  # s
 LARGE = 3_000_000  # bytes: many times what a pipe holds
 
 
@@ -29,68 +32,26 @@ def pid_after(seconds: float) -> int:
     return os.getpid()
 
 
+def ignore_the_end(seconds: float) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except SystemExit:
+            continue
+    return "ended"
+
+
+def restart_loop(running: Running) -> None:
+    """Do what the worker does when it has lost its connection to the broker."""
+    running.hub.reset()
+    running.pool.flush()
+    running.pool.register_with_event_loop(running.hub)
+    running._loop = running.hub.create_loop()
+
+
 def kill_yourself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Running:
-    """A pool, and the event loop that it is on."""
-
-    def __init__(self, processes: int, **options: Any) -> None:
-        self.hub = Hub()
-        made: Any = AsynPool
-        self.pool = made(
-            processes, threads=False, synack=False, lost_worker_timeout=0.0, enable_timeouts=True, **options
-        )
-        self.pool.register_with_event_loop(self.hub)
-        self.hub.call_repeatedly(0.02, lambda: None)  # no turn waits for long
-        self._loop = self.hub.create_loop()
-        self.until(lambda: len(self.pool._all_inqueues) == processes)
-
-    def until(self, what: Callable[[], bool]) -> None:
-        """Turn the loop until something is so."""
-        deadline = time.monotonic() + DEADLINE
-        while not what():
-            assert time.monotonic() < deadline
-            next(self._loop)
-            self.pool.maintain_pool()
-
-    def turn(self) -> None:
-        self.hub.call_soon(lambda: None)
-        next(self._loop)
-
-    def give(self, function: Callable[..., Any], *args: Any, **limits: float) -> "Given":
-        return Given(self, function, args, limits)
-
-    def turn_for(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        self.until(lambda: time.monotonic() > end)
-
-
-class Given:
-    """A task that the pool was given."""
-
-    def __init__(
-        self, running: Running, function: Callable[..., Any], args: tuple[Any, ...], limits: dict[str, float]
-    ) -> None:
-        self.result: Any = None
-        self.accepted_by: list[int] = []
-        self._running = running
-        self.job = running.pool.apply_async(
-            function,
-            args,
-            callback=self._ends,
-            error_callback=self._ends,
-            accept_callback=lambda pid, _: self.accepted_by.append(pid),
-            **limits,
-        )
-
-    def _ends(self, result: Any) -> None:
-        self.result = (result,)
-
-    def wait(self) -> Any:
-        self._running.until(lambda: self.result is not None)
-        return self.result[0]
 
 
 @pytest.fixture
@@ -238,13 +199,222 @@ def test_a_loop_that_begins_anew_finds_what_runs(start: Callable[..., Running]) 
     running = start(1)
     runs, waits = running.give(pid_after, 0.3), running.give(echo, 1)
     running.turn()
-    running.hub.reset()
-    running.pool.flush()
-    running.pool.register_with_event_loop(running.hub)
-    running._loop = running.hub.create_loop()
+    restart_loop(running)
     assert runs.wait() == running.pool._pool[0].pid
     assert waits.job._job not in running.pool._cache
     assert running.give(echo, 2).wait() == 2
+
+
+@pytest.fixture
+def no_task_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, tasks are written ahead."""
+    monkeypatch.setattr(pool_module, "_LONG", DEADLINE)
+
+
+def ahead(running: Running, second: Callable[[], Given], *, behind: Given) -> Given:
+    """Have a task written ahead behind one that was given to the only process."""
+    (process,) = running.pool._pool
+    running.until(lambda: process.begun.value == behind.job._job)
+    task = second()
+    running.turn()
+    assert process.ahead is task.job
+    return task
+
+
+def wait_unseen(process: Any, task: Given) -> None:
+    """Wait until a process has ended its task and begun the next one, while the main process sees none of it."""
+    deadline = time.monotonic() + DEADLINE
+    while process.begun.value != task.job._job:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_a_task_is_written_ahead_and_counts_as_begun_after_the_one_before(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    task = ahead(running, lambda: running.give(echo, 1), behind=running.give(pid_after, 0.3))
+    assert task.accepted_by == []
+    assert running.pool.has_waiting
+    assert not running.pool.outbound_buffer
+    assert task.wait() == 1
+    assert task.accepted_by == [process.pid]
+    assert not running.pool.has_waiting
+    assert not running.pool._busy_workers
+
+
+def test_a_task_does_not_stay_behind_a_long_one(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    long = running.give(pid_after, 1.0)
+    running.turn()
+    while process.begun.value != long.job._job:
+        time.sleep(0.0001)
+    long.job._time_accepted = time.monotonic()  # as if this machine had been quick
+    task = running.give(echo, 1)
+    running.turn()
+    assert process.ahead is task.job
+    running.until(lambda: process.ahead is None)
+    assert task.result is None
+    assert list(running.pool.outbound_buffer) == [task.job]
+    running.turn_for(0.1)
+    assert process.ahead is None
+    assert task.wait() == 1
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_a_task_leaves_its_place_for_an_idle_process(start: Callable[..., Running]) -> None:
+    running = start(2)
+    long, short = running.give(pid_after, 3.0), running.give(pid_after, 0.4)
+    running.turn_for(0.1)
+    tasks = [running.give(pid_after, 0.0) for _ in range(2)]
+    running.turn()
+    assert len(running.pool._ahead) == 2
+    assert [task.wait() for task in tasks] == [short.wait()] * 2
+    assert long.result is None
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_what_is_larger_than_a_page_is_not_written_ahead(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    first = running.give(pid_after, 0.3)
+    running.until(lambda: process.begun.value == first.job._job)
+    large = running.give(len, bytes(8192))
+    running.turn()
+    assert list(running.pool.outbound_buffer) == [large.job]
+    assert large.wait() == 8192
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_a_task_that_is_ahead_outlives_the_process(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    lost = running.give(pid_after, 60.0)
+    task = ahead(running, lambda: running.give(pid_after, 0.0), behind=lost)
+    os.kill(process.pid, signal.SIGKILL)
+    other = task.wait()
+    assert isinstance(lost.wait(), ExceptionInfo)
+    assert other == running.pool._pool[0].pid
+    assert task.accepted_by == [other]
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_ending_a_task_leaves_the_one_behind_it(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    task = ahead(running, lambda: running.give(pid_after, 0.0), behind=running.give(pid_after, 60.0))
+    running.pool.terminate_job(process.pid, signal.SIGTERM)
+    assert task.wait() != process.pid
+    assert isinstance(task.result[0], int)
+    assert len(task.accepted_by) == 1
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+@pytest.mark.parametrize("how", ["terminate", "soft", "hard"])
+def test_a_task_that_has_ended_is_not_ended_again_instead_of_the_next(
+    start: Callable[..., Running], how: str
+) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    first = running.give(pid_after, 0.3)
+    task = ahead(running, lambda: running.give(pid_after, 1.0), behind=first)
+    wait_unseen(process, task)
+    if how == "terminate":
+        running.pool.terminate_job(process.pid, signal.SIGTERM)
+    elif how == "soft":
+        running.pool._on_soft_timeout(first.job._job, 0.01, None, running.hub)
+    else:
+        running.pool._on_hard_timeout(first.job._job)
+    assert first.result == (process.pid,)
+    assert task.wait() == process.pid
+    assert task.accepted_by == [process.pid]
+
+
+def test_a_process_that_ends_its_task_instead_of_itself_is_ended(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    stubborn = running.give(ignore_the_end, 0.3)
+    running.turn_for(0.1)
+    running.pool.terminate_job(process.pid, signal.SIGTERM)
+    assert stubborn.wait() == "ended"
+    assert running.give(pid_after, 0.0).wait() not in (process.pid, None)
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_what_is_ahead_is_forgotten_with_the_connection(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    task = ahead(running, lambda: running.give(echo, 1), behind=running.give(pid_after, 0.5))
+    running.pool.take_all_back()
+    assert process.ahead is None
+    restart_loop(running)
+    assert task.job._job not in running.pool._cache
+    assert running.give(echo, 2).wait() == 2
+    assert task.result is None
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_what_was_ahead_and_has_begun_outlives_the_connection(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    task = ahead(running, lambda: running.give(pid_after, 1.0), behind=running.give(pid_after, 0.3))
+    wait_unseen(process, task)
+    restart_loop(running)
+    assert task.accepted_by == [process.pid]
+    assert task.wait() == process.pid
+
+
+def test_a_result_that_came_in_part_outlives_the_connection(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    large = running.give(bytes, LARGE)
+    running.until(lambda: bool(process.told))
+    restart_loop(running)
+    assert large.wait() == bytes(LARGE)
+    assert running.give(echo, 1).wait() == 1
+
+
+def test_processes_that_end_together_are_seen(start: Callable[..., Running]) -> None:
+    running = start(3)
+    ended = list(running.pool._pool)
+    for process in ended:
+        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE
+    while any(process in running.pool._pool for process in ended):
+        # Not by the timer: it looks every five seconds.
+        assert time.monotonic() < deadline
+        next(running._loop)
+    assert running.give(echo, 1).wait() == 1
+
+
+def test_a_loop_that_begins_anew_watches_a_process_that_is_about_to_end(start: Callable[..., Running]) -> None:
+    running = start(2)
+    process = running.pool._pool[0]
+    running.pool._untrack_child_process(process, running.hub)
+    restart_loop(running)
+    assert process._sentinel_poll is not None
+    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE
+    while process in running.pool._pool:
+        assert time.monotonic() < deadline
+        next(running._loop)
+
+
+def test_it_lets_in_what_may_be_ahead(start: Callable[..., Running]) -> None:
+    lets_in = LaxBoundedSemaphore(2)
+    running = start(2, semaphore=lets_in)
+    assert lets_in.value == lets_in.initial_value == 4
+    running.pool.grow(1)
+    assert lets_in.initial_value == 6
+    running.pool.shrink(2)
+    assert lets_in.initial_value == 2
+
+
+def test_processes_are_forked() -> None:
+    made: Any = AsynPool
+    with pytest.raises(ImproperlyConfigured, match="start method"):
+        made(1, threads=False, context=get_context("spawn"))
 
 
 def test_install_puts_it_where_prefork_would_be() -> None:
@@ -274,8 +444,15 @@ def test_celery_has_what_is_overridden() -> None:
             "_look_again",
             "_give",
             "_write",
-            "_read_rest",
-            "_has_begun",
+            "_accept",
+            "_go_on",
+            "_is_run",
+            "_next_waiting",
+            "_take_back_from_long",
+            "_write_ahead",
+            "read",
+            "take_all_back",
+            "take_back",
             "Worker",
             "ResultHandler",
         }
