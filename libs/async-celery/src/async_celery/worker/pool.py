@@ -381,8 +381,9 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
 
     def _give(self, process: Any, fd: int, job: Any) -> None:
         """Write a task to an idle process."""
-        job._scheduled_for = job._write_to = process
         self._busy_workers.add(fd)
+        # First: what is written in part when the connection is lost will run, and is not forgotten.
+        self._accept(process, job)
         writer = self._write(process, fd, job)
         try:
             next(writer)
@@ -395,7 +396,7 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         self._hub.add_writer(fd, writer)
 
     def _write(self, process: Any, fd: int, job: Any) -> Iterator[None]:
-        """Write a task to a process, which then has it; wait where there is no room."""
+        """Write a task to a process; wait where there is no room."""
         rest = memoryview(job._payload)
         waited = False
         try:
@@ -413,7 +414,6 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
                 self._hub.remove_writer(fd)
                 self._active_writes.discard(fd)
                 self._active_writers.discard(job._writer())
-        self._accept(process, job)
 
     def _accept(self, process: Any, job: Any) -> None:
         """Count a task as begun by a process."""

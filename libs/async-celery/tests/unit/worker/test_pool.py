@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -372,6 +373,19 @@ def test_a_result_that_came_in_part_outlives_the_connection(start: Callable[...,
     running.until(lambda: bool(process.told))
     restart_loop(running)
     assert large.wait() == bytes(LARGE)
+    assert running.give(echo, 1).wait() == 1
+
+
+def test_a_task_that_is_written_in_part_outlives_the_connection(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    os.kill(process.pid, signal.SIGSTOP)
+    large = running.give(len, bytes(LARGE))
+    running.until(lambda: bool(running.pool._active_writes))
+    Timer(0.3, os.kill, (process.pid, signal.SIGCONT)).start()
+    restart_loop(running)
+    assert large.wait() == LARGE
+    assert large.accepted_by == [process.pid]
     assert running.give(echo, 1).wait() == 1
 
 
