@@ -384,7 +384,7 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         self._busy_workers.add(fd)
         # First: what is written in part when the connection is lost will run, and is not forgotten.
         self._accept(process, job)
-        writer = self._write(process, fd, job)
+        writer = self._write(fd, job)
         try:
             next(writer)
         except StopIteration:
@@ -395,7 +395,7 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         self._active_writers.add(writer)
         self._hub.add_writer(fd, writer)
 
-    def _write(self, process: Any, fd: int, job: Any) -> Iterator[None]:
+    def _write(self, fd: int, job: Any) -> Iterator[None]:
         """Write a task to a process; wait where there is no room."""
         rest = memoryview(job._payload)
         waited = False
