@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 from celery import canvas as celery_canvas
 
 from async_celery.errors import PayloadError
+from async_celery.plain_chain import OPTIONS_OF_ONE_RUN
 from async_celery.types import NodeKind, TaskNode
 
 if TYPE_CHECKING:
     from celery import Celery
 
 _LATER_STEPS = 7  # to how many of which one counts
-# What an earlier freeze or apply_async leaves behind in a signature's options.
-_OPTIONS_OF_ONE_RUN = {"task_id", "group_id", "group_index", "chord", "root_id", "parent_id", "reply_to"}
 
 
 def freeze(
@@ -179,7 +178,7 @@ class _Task(celery_canvas.Signature[Any]):
 
 
 def _options(canvas: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in canvas["options"].items() if name not in _OPTIONS_OF_ONE_RUN}
+    return {name: value for name, value in canvas["options"].items() if name not in OPTIONS_OF_ONE_RUN}
 
 
 def _members(canvas: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

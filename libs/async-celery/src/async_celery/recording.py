@@ -47,6 +47,7 @@ from celery.utils.time import maybe_make_aware
 
 from async_celery.canvas import freeze, has_more_tasks_than
 from async_celery.errors import PayloadError
+from async_celery.plain_chain import freeze_plain_chain
 from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SigningAMQP
 from async_celery.types import PUBLISHED_AT, BackendCall, Publication, Recording, TaskMessage, TaskRecord
@@ -138,7 +139,14 @@ class CeleryRecorder:
         return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, record)
 
     def _record(self, canvas: Any, workflow_id: str, accepted_at: datetime, deadline: datetime) -> Recording:
-        frozen, tree = freeze(
+        # Plain chains are frequent, and Celery takes long for them.
+        frozen, tree = freeze_plain_chain(
+            canvas,
+            self.app,
+            workflow_id=workflow_id,
+            expires=deadline.isoformat(),
+            new_child_id=self._new_child_id,
+        ) or freeze(
             canvas,
             self.app,
             workflow_id=workflow_id,
