@@ -50,7 +50,7 @@ class Length:
 
 
 SHORT = Length(variables={}, longest=1200)
-FULL = Length(variables={"FAULT_SCALE": "1"}, longest=1800)
+FULL = Length(variables={"FAULT_SCALE": "1"}, longest=3600)
 SOAK = Length(variables={"FAULT_SCALE": "1", "SOAK": "1"}, longest=4 * 3600)
 
 
