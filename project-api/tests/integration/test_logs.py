@@ -94,6 +94,20 @@ def lines_of(log: Path, request_id: str) -> list[Line]:
     return [line for line in lines(log) if line.get("http.request.id") == request_id]
 
 
+def access_line(api: Api, request_id: str) -> Line:
+    """The request's only line, which is written after its answer."""
+    wait_until(lambda: bool(lines_of(api.log, request_id)), 20, "the request's line is there")
+    [line] = lines_of(api.log, request_id)
+    return line
+
+
+def dead_letters(reaper_log: Path, request_id: str) -> list[Line]:
+    """The reaper's lines about the request's tasks that died; it may not have begun to write."""
+    if '{"@timestamp"' not in reaper_log.read_text():
+        return []
+    return [line for line in lines_of(reaper_log, request_id) if line.get("event.action") == "task-dead-letter"]
+
+
 def finished(worker: Worker, request_id: str) -> set[str]:
     """The tasks of the request that have succeeded."""
     return {
@@ -105,8 +119,7 @@ def finished(worker: Worker, request_id: str) -> set[str]:
 
 def test_an_access_line_tells_all_about_a_request(http: httpx.Client, logging_api: Api, request_id: str) -> None:
     http.get("/v1/tasks/none", params={"password": "hunter2"})
-    wait_until(lambda: bool(lines_of(logging_api.log, request_id)), 20, "the line is there")
-    [line] = lines_of(logging_api.log, request_id)
+    line = access_line(logging_api, request_id)
     assert line["message"].startswith("GET /v1/tasks/none 4")
     assert (line["event.dataset"], line["log.logger"]) == ("fsfc.access", "app.access")
     assert (line["http.request.method"], line["url.path"]) == ("GET", "/v1/tasks/none")
@@ -123,7 +136,7 @@ def test_a_task_s_lines_carry_its_request_s_id(
     wait_until(lambda: len(finished(logging_worker, request_id)) == 1, 20, "the line is there")
     actions = {line.get("event.action") for line in lines_of(logging_worker.log, request_id)}
     assert {"task-received", "task-succeeded"} <= actions
-    [access] = lines_of(logging_api.log, request_id)
+    access = access_line(logging_api, request_id)
     assert access["event.dataset"] == "fsfc.access"
     assert {access["celery.task.id"]} == finished(logging_worker, request_id)
 
@@ -147,7 +160,7 @@ def test_a_workflow_s_tasks_carry_its_request_s_id(
     answer = http.post(f"/v1/workflows/{path}", json=document)
     assert answer.status_code == 200, answer.text
     wait_until(lambda: len(finished(logging_worker, request_id)) == tasks, 20, "all lines are there")
-    [access] = lines_of(logging_api.log, request_id)
+    access = access_line(logging_api, request_id)
     assert access["celery.task.id"] in finished(logging_worker, request_id)
 
 
@@ -202,7 +215,8 @@ def test_a_dead_letter_and_its_replay_carry_their_request_s_id(
     task_id = answer.json()["taskId"]
     letter = f"/v1/dead-letters/{task_id}"
     wait_until(lambda: http.get(letter).status_code == 200, 20, "it is parked")
-    [dead] = [line for line in lines_of(reaper_log, request_id) if line.get("event.action") == "task-dead-letter"]
+    wait_until(lambda: bool(dead_letters(reaper_log, request_id)), 20, "the reaper has told it, after it parked it")
+    [dead] = dead_letters(reaper_log, request_id)
     assert dead["celery.task.id"] == task_id
     cure_of(dose).touch()
     try:
@@ -211,7 +225,7 @@ def test_a_dead_letter_and_its_replay_carry_their_request_s_id(
         wait_until(lambda: task_id in finished(logging_worker, request_id), 20, "it ran")
     finally:
         cure_of(dose).unlink()
-    [access] = lines_of(logging_api.log, replay)
+    access = access_line(logging_api, replay)
     assert access["celery.task.id"] == task_id
 
 
@@ -244,12 +258,7 @@ def test_every_line_is_stored_as_declared_and_the_saved_searches_find_the_right_
     wait_until(lambda: bool(lines_of(logging_api.log, dead)), 20, "the lost request's line is there")
     wait_until(lambda: bool(lines_of(logging_api.log, request_id)), 20, "the other's line is there")
 
-    def is_dead() -> bool:
-        if '{"@timestamp"' not in reaper_log.read_text():
-            return False
-        return "task-dead-letter" in {line.get("event.action") for line in lines_of(reaper_log, dead)}
-
-    wait_until(is_dead, 20, "the dead letter's line is there")
+    wait_until(lambda: bool(dead_letters(reaper_log, dead)), 20, "the dead letter's line is there")
     [task_id] = finished(logging_worker, request_id)
     written = [line for log in (logging_api.log, logging_worker.log, reaper_log) for line in lines(log)]
     # As other lines have it.
