@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
@@ -81,12 +82,13 @@ class Relay:
         while not self._closing.is_set():
             self._wake.clear()
             try:
-                while await self._send_batch() and not self._closing.is_set():
+                while (batch := await self._send_batch()).is_full and not self._closing.is_set():
                     pass
             except Exception as error:  # whatever it was: nobody else would send the rest
                 await _first_of(self._closing, outage.pause(error))
             else:
-                outage.end()
+                # With nothing to send, nobody knows whether the broker is back.
+                outage.end(of=Exception if batch.sent else DatabaseError)
                 await _first_of(self._wake, SWEEP_INTERVAL)
 
     def close(self) -> None:
@@ -94,8 +96,8 @@ class Relay:
         self._closing.set()
         self._wake.set()
 
-    async def _send_batch(self) -> bool:
-        """Send the oldest messages; return whether there may be more.
+    async def _send_batch(self) -> "_Batch":
+        """Send the oldest messages.
 
         Raises:
             TransportError: the broker did not take all of them. The others are sent.
@@ -105,7 +107,7 @@ class Relay:
             outbox = Outbox(session)
             messages = await outbox.take(BATCH)
             if not messages:
-                return False
+                return _Batch(sent=0, is_full=False)
             failures = await asyncio.gather(*map(self._publish, messages))
             sent: list[UUID] = []
             unsent: list[TransportError] = []
@@ -123,7 +125,7 @@ class Relay:
                 await outbox.call_relays()
         if unsent:
             raise unsent[0]
-        return is_full
+        return _Batch(sent=len(sent), is_full=is_full)
 
     async def _publish(self, message: Message) -> Exception | None:
         """Send a message; return what kept it from being sent."""
@@ -153,24 +155,35 @@ class Relay:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """What was taken from the outbox at once."""
+
+    sent: int
+    is_full: bool
+    """Whether there may be more."""
+
+
 class _Outage:
-    """A server that is away, perhaps: said once when it goes, once when it is back."""
+    """A server that is away, perhaps: said once when it goes, once when it is back, however many attempts it takes."""
 
     def __init__(self, consequence: str, *arguments: object) -> None:
         self._consequence = consequence % arguments
+        self._error: Exception | None = None
         self._pauses: Iterator[float] | None = None
 
     def pause(self, error: Exception) -> float:
         """Return how long to wait before the next attempt, in s."""
+        self._error = error
         if self._pauses is None:
             is_known = isinstance(error, DatabaseError | TransportError)
             logger.warning("%s: %s", self._consequence, error, exc_info=None if is_known else error)
             self._pauses = BACKOFF.pauses()
         return next(self._pauses)
 
-    def end(self) -> None:
-        """Note that an attempt went well."""
-        if self._pauses is not None:
+    def end(self, *, of: type[Exception] = Exception) -> None:
+        """Note that an attempt went well, which the last error, if it was such a one, would have kept from it."""
+        if self._pauses is not None and isinstance(self._error, of):
             logger.info("over: %s", self._consequence)
             self._pauses = None
 
