@@ -41,6 +41,7 @@ from async_celery.worker import dead_letters
 from async_celery.worker.backend import backend_of
 from async_celery.worker.connection import PASSING
 from async_celery.worker.consumer import context_of, refusal_of
+from async_celery.worker.heartbeat import HeartbeatFile
 from async_celery.worker.policy import policy_of
 from async_celery.worker.subject import busy_with, subject_of_message
 from async_celery.worker.sweeper import Sweeper
@@ -122,7 +123,8 @@ class Reaper:
         backend.always_retry = False
         self._backend: Any = backend
         self._sweeper = Sweeper(app)
-        self._heartbeat = policy_of(app).heartbeat_file
+        path = policy_of(app).heartbeat_file
+        self._heartbeat = None if path is None else HeartbeatFile(path)
         self._next_sweep = 0.0
         self._arrived: deque[Any] = deque()
 

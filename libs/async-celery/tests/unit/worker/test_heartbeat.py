@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from celery import Celery
 from kombu.asynchronous.timer import Timer
 
@@ -44,3 +45,34 @@ def test_no_file_is_no_heartbeat() -> None:
     step.start(it)
     step.stop(it)
     assert pending(it) == []
+
+
+def test_a_file_that_cannot_be_touched_is_told_once_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    it = consumer(Policy(heartbeat_file=folder / "alive", heartbeat_interval=1))
+    step = Heartbeat(it)
+    caplog.set_level("INFO", "async_celery.worker.heartbeat")
+
+    def told_after(touches: int) -> list[str]:
+        caplog.clear()
+        for _ in range(touches):
+            pending(it)[0].entry()
+        return [record.levelname for record in caplog.records]
+
+    for _outage in range(2):
+        step.start(it)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert str(folder) in caplog.text
+        # Nothing new after a reconnect, either.
+        step.stop(it)
+        step.start(it)
+        assert told_after(2) == []
+        folder.mkdir()
+        assert told_after(2) == ["INFO"]
+        assert (folder / "alive").exists()
+        (folder / "alive").unlink()
+        folder.rmdir()
+        step.stop(it)
+        caplog.clear()
