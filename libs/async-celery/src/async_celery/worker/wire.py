@@ -216,7 +216,12 @@ def holding(loop: Callable[..., None]) -> Callable[..., None]:
         finally:
             hub.on_tick.discard(look)
             transport.holds = None
+            # The next connection's loop has the same timers: one of this connection would take it for lost.
+            for timer in timers:
+                timer.cancel()
             if transport.connected:
                 transport.flush()
+            else:
+                transport.held.clear()  # their messages come back by themselves
 
     return run

@@ -4,6 +4,7 @@ import inspect
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,7 +143,12 @@ def test_none_is_held_where_as_many_are_taken_as_there_are_processes(ends: Ends)
 def test_none_is_held_for_long(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(ends, waiting=3, prefetch=8)
     later: list[Any] = []
-    monkeypatch.setattr(loop.hub, "call_later", lambda _, flush: later.append(flush))
+
+    def call_later(_: float, flush: Any) -> Any:
+        later.append(flush)
+        return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(loop.hub, "call_later", call_later)
 
     def turn(*_args: Any) -> None:
         ends.channel.basic_ack(1)
@@ -159,6 +165,26 @@ def test_none_is_held_for_long(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> N
 
     connection: Any = SimpleNamespace(connection=SimpleNamespace(transport=ends.transport))
     wire.holding(turn)(loop.consumer, connection)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_nothing_of_a_connection_is_left_when_its_loop_ends(ends: Ends, is_lost: bool) -> None:
+    loop = Loop(ends, waiting=3, prefetch=80)
+
+    def turn(*_args: Any) -> None:
+        ends.channel.basic_ack(1)
+        if is_lost:
+            ends.broker.close()
+            ends.transport.receive()
+
+    connection: Any = SimpleNamespace(connection=SimpleNamespace(transport=ends.transport))
+    with pytest.raises(OSError, match="closed") if is_lost else nullcontext():
+        wire.holding(turn)(loop.consumer, connection)
+    assert ends.transport.held == []
+    assert is_lost or ends.arrived() == ack(1)
+    assert not loop.hub.on_tick
+    # The next connection's loop looks at the same timers.
+    assert [entry for entry in loop.hub.timer.queue if not entry.entry.canceled] == []
 
 
 def test_frames_are_taken_from_memory_and_rests_wait(ends: Ends) -> None:
