@@ -77,7 +77,7 @@ def test_a_stopped_worker_and_a_stopped_exporter_are_told_and_their_return(
     stack: Clone, webhook: Webhook
 ) -> None:
     expected = {
-        "NoWorkerUp": {"severity": "page"},
+        "NoWorkerUp": {"severity": "page", "program": "project-worker"},
         "QueueNoConsumers": {"queue": "project-worker"},
         "TargetDown": {"severity": "ticket", "job": "node"},  # the worker's, a page, says nothing about it
     }
@@ -89,10 +89,30 @@ def test_a_stopped_worker_and_a_stopped_exporter_are_told_and_their_return(
         # What follows from it stands on Alertmanager's page only.
         inhibited_too = partial(inhibited, stack, alertname="TargetDown", job="project-worker")
         wait_until(inhibited_too, PATIENCE, "it is inhibited")
+        # It is stopped with the other one.
+        wait_told(webhook, fault, "firing", {"NoWorkerUp": {"program": "project-worker-pickle"}})
     finally:
         repair = time.monotonic()
         stack.must("start", *stopped)
     wait_told(webhook, repair, "resolved", expected)
+    wait_told(webhook, repair, "resolved", {"NoWorkerUp": {"program": "project-worker-pickle"}})
+
+
+def test_of_two_workers_the_one_that_hangs_is_named(stack: Clone, webhook: Webhook) -> None:
+    hangs = {"job": "project-worker", "program": "project-worker"}
+    fault = time.monotonic()
+    victim = stack.program("-A tasks:app worker")
+    victim.send_signal(signal.SIGSTOP)
+    try:
+        wait_told(webhook, fault, "firing", {"NoWorkerUp": hangs})
+        inhibited_too = partial(inhibited, stack, alertname="TargetDown", **hangs)
+        wait_until(inhibited_too, PATIENCE, "it is inhibited")
+    finally:
+        repair = time.monotonic()
+        victim.send_signal(signal.SIGCONT)
+    wait_told(webhook, repair, "resolved", {"NoWorkerUp": hangs})
+    assert not webhook.find("NoWorkerUp", "firing", since=fault, program="project-worker-pickle")
+    wait_until(lambda: stack.multiply(6, 7).status_code == 200, 30, "a task goes all the way")
 
 
 def test_stopped_servers_are_told_and_their_return(stack: Clone, webhook: Webhook) -> None:

@@ -10,6 +10,7 @@ import json
 import shutil
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from stack import folders
 from stack.instance import Instance
@@ -31,6 +32,9 @@ JOBS = {
     "flower": ("FLOWER_PORT",),
 }
 """The settings with the ports of each file in `targets/`."""
+
+PROGRAMS = {"WORKER_METRICS_PORT": "project-worker", "PICKLE_WORKER_METRICS_PORT": "project-worker-pickle"}
+"""Whose port it is, where a job has several programs: the label `program` of all that is scraped there."""
 
 _RETENTION = "15d"
 
@@ -59,8 +63,15 @@ def prepare(instance: Instance, _: Event) -> None:
     for path in (source / "prometheus.yml", *(source / "rules").glob("*.yml")):
         folders.write_owned(configuration / path.relative_to(source), path.read_text(), USER)
     for job, variables in JOBS.items():
-        targets = [{"targets": [f"127.0.0.1:{instance.port(variable)}" for variable in variables]}]
+        targets = [_target(instance, variable) for variable in variables]
         folders.write_owned(configuration / "targets" / f"{job}.json", json.dumps(targets) + "\n", USER)
+
+
+def _target(instance: Instance, variable: str) -> dict[str, Any]:
+    target: dict[str, Any] = {"targets": [f"127.0.0.1:{instance.port(variable)}"]}
+    if variable in PROGRAMS:
+        target["labels"] = {"program": PROGRAMS[variable]}
+    return target
 
 
 def command(instance: Instance) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from stack import services
-from stack.servers.prometheus import JOBS
+from stack.servers.prometheus import JOBS, PROGRAMS
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "infra" / "prometheus"
@@ -79,8 +79,12 @@ def test_every_replica_of_a_worker_is_found_by_its_services_name() -> None:
     assert found == told
     assert {entry["type"] for entry in job["dns_sd_configs"]} == {"A"}  # one target for each address
     assert all(DOCKER[name]["environment"]["WORKER_METRICS_HOST"] == "0.0.0.0" for name, _ in found)  # noqa: S104
-    # The rules and dashboards know one job.
-    assert job["relabel_configs"] == [{"target_label": "job", "replacement": "project-worker"}]
+    # The rules and dashboards know one job, and its programs by the names they have natively.
+    assert job["relabel_configs"] == [
+        {"target_label": "job", "replacement": "project-worker"},
+        {"source_labels": ["__meta_dns_name"], "target_label": "program"},
+    ]
+    assert {name for name, _ in found} == set(PROGRAMS.values())
 
 
 def test_alertmanager_is_told() -> None:

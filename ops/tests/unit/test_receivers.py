@@ -89,6 +89,12 @@ def test_the_settings_are_remembered_by_up() -> None:
         assert f"ALERT_{name}" in settings.OPTIONAL
 
 
+def test_whose_results_nobody_waits_for_in_vain_is_known_of_each_program() -> None:
+    contracts = "".join(path.read_text() for path in (ROOT / "libs/project-contracts/src").glob("*/*.py"))
+    of_pickle = re.findall(r'name="([\w.-]+)",\s*queue=PROJECT_WORKER_PICKLE', contracts)
+    assert re.findall(r"task !?= ([\w.-]+)", FILE) == 2 * of_pickle
+
+
 def test_what_inhibits_and_what_is_inhibited_are_alerts() -> None:
     alerts = [rule["alert"] for rule in rules() if "alert" in rule]
     named = re.findall(r'alertname =~? "?([\w|.+]+)', FILE)
