@@ -68,10 +68,10 @@ class Durations(BaseModel):
         shares = _shares(spans)
         explained = sum(shares.values(), timedelta())
         return cls(
-            total=_milliseconds(total),
-            unexplained=_milliseconds(total - explained),
-            publish=None if publish is None else _milliseconds(publish),
-            **{stage: None if stage not in shares else _milliseconds(shares[stage]) for stage in Stage},
+            total=milliseconds(total),
+            unexplained=milliseconds(total - explained),
+            publish=None if publish is None else milliseconds(publish),
+            **{stage: None if stage not in shares else milliseconds(shares[stage]) for stage in Stage},
         )
 
 
@@ -91,5 +91,6 @@ def _shares(spans: Collection[Span]) -> dict[Stage, timedelta]:
     return shares
 
 
-def _milliseconds(time: timedelta) -> float:
+def milliseconds(time: timedelta) -> float:
+    """Return it in ms, to the microsecond."""
     return round(time.total_seconds() * 1000, 3)

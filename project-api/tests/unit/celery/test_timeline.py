@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
+
 from app.celery.timeline import Timeline
 from async_celery import TaskState, TaskStatus, TaskTimeline
 
@@ -67,9 +69,52 @@ def test_of_what_nobody_knows_there_are_no_durations() -> None:
     assert document.durations.total == 0
 
 
-def test_clocks_that_differ_are_not_hidden() -> None:
-    noted = {"confirmed": at(1.5).timestamp()}
-    assert steps(Timeline.from_status(task(), noted))["received"] == -500
+def test_a_worker_may_be_faster_than_the_confirm() -> None:
+    document = Timeline.from_status(task(), {"confirmed": at(1.5).timestamp()})
+    assert steps(document) == {
+        "accepted": None, "confirmed": 1500, "received": 0, "started": 0, "finished": 1000, "stored": 0,
+    }  # fmt: skip
+    assert document.clock_difference is None
+
+
+@pytest.mark.parametrize(("ahead", "difference"), [(-5, 4750), (5, 4900), (0.1, None), (-0.1, None)])
+def test_no_time_is_negative_and_clocks_that_differ_are_not_hidden(ahead: float, difference: float | None) -> None:
+    """The worker's clock is ahead of the API's and Redis'."""
+    run = TaskTimeline(
+        published_at=at(0.25), received_at=at(0.5 + ahead), started_at=at(1 + ahead), finished_at=at(2 + ahead),
+        stored_at=at(2.1),
+    )  # fmt: skip
+    status = TaskStatus(id=ID, state=TaskState.SUCCESS, timeline=run, accepted_at=START)
+    document = Timeline.from_status(status, {"accepted": at(0).timestamp(), "delivered": at(2.5).timestamp()})
+    assert document.clock_difference == difference
+    assert document.durations.run == 1000
+    assert min(ms for ms in steps(document).values() if ms is not None) >= 0
+    durations = {ms for ms in document.durations.model_dump().values() if ms is not None}
+    assert min(durations) >= 0
+
+
+def test_a_replay_was_told_before_it_was_published() -> None:
+    run = TaskTimeline(published_at=at(60), received_at=at(61), started_at=at(61), finished_at=at(62))
+    status = TaskStatus(id=ID, state=TaskState.SUCCESS, timeline=run, finished_at=at(62), accepted_at=START)
+    document = Timeline.from_status(status, {"delivered": at(2).timestamp()})
+    assert (steps(document)["delivered"], document.clock_difference) == (0, None)
+
+
+def test_of_a_workflow_the_clocks_of_its_tasks_count_and_its_own_steps_do_not() -> None:
+    right, wrong = (
+        TaskStatus(
+            id=ID, state=TaskState.SUCCESS,
+            timeline=TaskTimeline(published_at=at(1), received_at=at(received), started_at=at(3), finished_at=at(4)),
+        )
+        for received in (2, 0.5)
+    )  # fmt: skip
+    # It had failed, and somebody was told, before its last task ended.
+    noted = {"delivered": at(2).timestamp()}
+    for child, difference in ((right, None), (wrong, 500)):
+        whole = TaskStatus(id=ID, state=TaskState.FAILURE, children=(right, child), accepted_at=START)
+        assert Timeline.from_status(whole, noted).clock_difference == difference
+    early = TaskStatus(id=ID, state=TaskState.FAILURE, children=(right,), accepted_at=at(3))
+    assert Timeline.from_status(early, {}).clock_difference == 2000
 
 
 def test_without_notes_the_id_says_when_it_was_accepted() -> None:
