@@ -206,6 +206,7 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
     def __init__(self, processes: int | None = None, *args: Any, **options: Any) -> None:
         self._ahead: set[Any] = set()
         """The processes that have a task in their pipes behind the one that they run."""
+        self._looks_for_long: Any = None
         super().__init__(processes, *args, **options)
         if self._ctx.get_start_method() != "fork":
             raise ImproperlyConfigured(
@@ -255,6 +256,10 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         self._quick_put = self._take
         self.on_poll_start = self._look_again
         self._hub = hub
+        if self._looks_for_long is not None:
+            # The worker may have dropped all timers with its connection.
+            self._looks_for_long.cancel()
+            self._looks_for_long = None
 
     def _take(self, message: tuple[Any, ...]) -> None:
         """Take a task, which goes out when the event loop has done all that there was to do."""
@@ -342,9 +347,9 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
             return False
         job._scheduled_for = process
         process.ahead = job
-        if not self._ahead:
-            self._hub.call_later(_LONG, self._take_back_from_long)
         self._ahead.add(process)
+        if self._looks_for_long is None:
+            self._looks_for_long = self._hub.call_later(_LONG, self._take_back_from_long)
         return True
 
     def _take_back_from_long(self) -> None:
@@ -353,8 +358,8 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         for process in tuple(self._ahead):
             if _begun_at(process) <= lately:
                 self.take_back(process)
-        if self._ahead:
-            self._hub.call_later(_LONG, self._take_back_from_long)
+        # One timer for all, however often there was none ahead meanwhile.
+        self._looks_for_long = self._hub.call_later(_LONG, self._take_back_from_long) if self._ahead else None
 
     def take_back(self, process: Any) -> bool:
         """Read a task that was written ahead back; return whether the process has none that it could begin.

@@ -263,6 +263,21 @@ def test_a_task_does_not_stay_behind_a_long_one(start: Callable[..., Running]) -
     assert task.wait() == 1
 
 
+def test_one_timer_looks_for_long_tasks(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start(2)
+    timers, written = len(running.hub.timer), []
+    write = running.pool._write_ahead
+    monkeypatch.setattr(running.pool, "_write_ahead", lambda *args: written.append(write(*args)) or written[-1])
+    for _ in range(20):
+        for task in [running.give(pid_after, 0.002) for _ in range(20)]:
+            task.wait()
+        # Each time there was none ahead in between.
+        assert not running.pool._ahead
+    assert written.count(True) > 20
+    assert len(running.hub.timer) <= timers + 1
+    running.until(lambda: not running.pool._looks_for_long)
+
+
 @pytest.mark.usefixtures("no_task_is_long")
 def test_a_task_leaves_its_place_for_an_idle_process(start: Callable[..., Running]) -> None:
     running = start(2)
