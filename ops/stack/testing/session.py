@@ -9,6 +9,7 @@ one for each check.
 What belongs here: the order of a session, and its report.
 """
 
+import os
 import shutil
 import threading
 import tomllib
@@ -82,8 +83,7 @@ def run_all(
     """
     checks, suites = plan.chosen(names)
     folders.make(home)
-    ours = {*_NOT_FOR_TESTS, *settings.SECRETS, *settings.defaults(services.PORTS)}
-    clean = {key: value for key, value in environ.items() if key not in ours}  # no test may meet a live stack
+    clean = environment_of_tests(environ)
     for name, value in length.variables.items():
         clean.setdefault(name, value)
     clean["STACK_CACHE"] = str(home.state / "cache")  # what is dear to make: container images
@@ -134,6 +134,17 @@ def side_by_side(
         except BaseException:
             stop.set()
             raise
+
+
+def environment_of_tests(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what tests find in their environment: no live stack's settings, and a uv, on their PATH."""
+    ours = {*_NOT_FOR_TESTS, *settings.SECRETS, *settings.defaults(services.PORTS)}
+    clean = {key: value for key, value in environ.items() if key not in ours}
+    path = clean.get("PATH", os.defpath)
+    if (uv := environ.get("STACK_UV")) and not shutil.which("uv", path=path):
+        # `./stack` has installed its own, in a folder with a `python`: so it comes last.
+        clean["PATH"] = f"{path}{os.pathsep}{Path(uv).parent}"
+    return clean
 
 
 def _make_environments(

@@ -1,6 +1,7 @@
 """How long a test session is: what the options of `./stack test` tell the tests."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,18 @@ def test_a_longer_session_tells_the_tests_and_waits_for_them() -> None:
     assert dict(session.FULL.variables) == {"FAULT_SCALE": "1"}
     assert dict(session.SOAK.variables) == {"FAULT_SCALE": "1", "SOAK": "1"}
     assert session.SHORT.longest < session.FULL.longest < session.SOAK.longest
+
+
+def test_tests_have_a_uv_and_no_settings_of_ours(tmp_path: Path) -> None:
+    uv = tmp_path / "bootstrap" / "uv"
+    uv.parent.mkdir()
+    uv.touch(mode=0o755)
+    there = session.environment_of_tests(
+        {"PATH": str(uv.parent), "STACK_UV": "uv", "API_PORT": "1", "HOME": "/h"}
+    )
+    assert there == {"PATH": str(uv.parent), "HOME": "/h"}
+    installed = session.environment_of_tests({"PATH": "/nowhere", "STACK_UV": str(uv)})
+    assert installed == {"PATH": f"/nowhere:{uv.parent}"}
 
 
 def suites(*lanes: int) -> list[list[plan.Suite]]:
