@@ -165,7 +165,7 @@ class _Batch:
 
 
 class _Outage:
-    """A server that is away, perhaps: said once when it goes, once when it is back, however many attempts it takes."""
+    """A server that is away, perhaps: said once when it goes, once when it is back, whatever comes between."""
 
     def __init__(self, consequence: str, *arguments: object) -> None:
         self._consequence = consequence % arguments

@@ -215,7 +215,9 @@ def test_a_dead_letter_and_its_replay_carry_their_request_s_id(
     task_id = answer.json()["taskId"]
     letter = f"/v1/dead-letters/{task_id}"
     wait_until(lambda: http.get(letter).status_code == 200, 20, "it is parked")
-    wait_until(lambda: bool(dead_letters(reaper_log, request_id)), 20, "the reaper has told it, after it parked it")
+    wait_until(
+        lambda: bool(dead_letters(reaper_log, request_id)), 20, "the reaper has told it, after it parked it"
+    )
     [dead] = dead_letters(reaper_log, request_id)
     assert dead["celery.task.id"] == task_id
     cure_of(dose).touch()

@@ -23,6 +23,7 @@ OPTIONS_OF_ONE_RUN = frozenset(
 """What an earlier freeze or apply_async leaves behind in a signature's options."""
 
 _FIELDS = frozenset({"task", "args", "kwargs", "options", "subtask_type", "immutable", "chord_size"})
+_CELERYS_OWN = "celery."  # chunks, which is not told by its type
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -87,6 +88,7 @@ def _is_plain_task(step: Any) -> bool:
         and step.keys() <= _FIELDS
         and "options" in step
         and isinstance(step.get("task"), str)
+        and not step["task"].startswith(_CELERYS_OWN)
         and step.get("subtask_type") is None
         and isinstance(step.get("args"), list | tuple)
         and isinstance(step.get("kwargs"), dict)

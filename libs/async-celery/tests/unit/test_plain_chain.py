@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 from celery import Celery, chain, group
+from celery.canvas import chunks
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.json import dumps
@@ -123,6 +124,7 @@ def test_most_chains_are_plain() -> None:
         chain(step(), step(headers={"mine": 1}), app=APP),
         chain([step(), APP.signature("celery.map", subtask_type="map")], app=APP),
         {"task": "celery.chain", "subtask_type": "chain", "args": (), "kwargs": {"tasks": []}, "options": {}},
+        chain([step(), chunks(APP.signature("step"), [(1,), (2,)], 1, app=APP)], app=APP),
         "no canvas",
     ],
     ids=repr,

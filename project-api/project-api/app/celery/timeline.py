@@ -3,10 +3,10 @@
 How it works: four witnesses, each by its own clock. The API noted when it accepted the task, when the broker
 confirmed it and when a client was first told its end (`journal.py`); the worker stored when the message was
 published, due, received, started and finished, for the last run; Redis says when it stored the result. What
-nobody knows (yet) is left out. Steps stand in their order of principle. One may have come before its predecessor:
-where two clocks differ, or where a worker was faster than the broker's confirm; then it took 0. That clocks differ
-is said apart from that (`clock_difference`), by the steps that cannot have come in another order. Durations are of
-the stages between them (`stages.py`).
+nobody knows (yet) is left out. Steps stand in their order of principle. One may have come before its
+predecessor: where two clocks differ, or where a worker was faster than the broker's confirm; then it took 0. That
+clocks differ is said apart from that (`clock_difference`), by the steps that cannot have come in another order.
+Durations are of the stages between them (`stages.py`).
 
 What belongs here: the timeline's model and how it is put together.
 """
@@ -55,9 +55,17 @@ _STAGES = MappingProxyType(
 _OF_THE_WHOLE = frozenset({Stage.BEFORE, Stage.DELIVERY})
 """A workflow's own stages; in the others are its tasks."""
 
-_IN_TURN = (Step.ACCEPTED, Step.PUBLISHED, Step.RECEIVED, Step.STARTED, Step.FINISHED, Step.STORED, Step.DELIVERED)
-"""None of these can come before an earlier one. A confirm may be later than the run, and a message be received, or
-published, after it was due."""
+_IN_TURN = (
+    Step.ACCEPTED,
+    Step.PUBLISHED,
+    Step.RECEIVED,
+    Step.STARTED,
+    Step.FINISHED,
+    Step.STORED,
+    Step.DELIVERED,
+)
+"""None of these can come before an earlier one. A confirm may be later than the run, and a message be received,
+or published, after it was due."""
 
 
 class TimelineStep(BaseModel):
@@ -79,9 +87,9 @@ class Timeline(BaseModel):
     steps: list[TimelineStep] = Field(description="those that are known")
     durations: Durations = Field(description="where the time went; of a workflow, together with its tasks")
     clock_difference: float | None = Field(
-        description="in ms, by how much the clocks of two machines that timed the task differ at least, as seen by "
-        "steps that stand before those they came after; durations between these two are too short or too long. Null "
-        "where nothing shows it"
+        description="in ms, by how much the clocks of two machines that timed the task differ at least, as seen "
+        "by steps that stand before those they came after; durations between these two are too short or too "
+        "long. Null where nothing shows it"
     )
     children: list["Timeline"] = Field(description="a workflow's tasks, in their order")
 
@@ -148,7 +156,9 @@ def _clock_difference(times: Mapping[Step, datetime | None], children: Sequence[
     # A workflow's steps after these are of different tasks, and it has failed before its last task ends.
     in_turn = _IN_TURN[:2] if children else _IN_TURN
     known = {step: at for step in in_turn if (at := times.get(step)) is not None}
-    if Step.DELIVERED in known and known[Step.DELIVERED] < known.get(Step.PUBLISHED, datetime.min.replace(tzinfo=UTC)):
+    if Step.DELIVERED in known and known[Step.DELIVERED] < known.get(
+        Step.PUBLISHED, datetime.min.replace(tzinfo=UTC)
+    ):
         # A replay: what was told is the end of an earlier run.
         del known[Step.DELIVERED]
     differences = [milliseconds(earlier - later) for earlier, later in combinations(known.values(), 2)]

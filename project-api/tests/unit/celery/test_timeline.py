@@ -78,7 +78,9 @@ def test_a_worker_may_be_faster_than_the_confirm() -> None:
 
 
 @pytest.mark.parametrize(("ahead", "difference"), [(-5, 4750), (5, 4900), (0.1, None), (-0.1, None)])
-def test_no_time_is_negative_and_clocks_that_differ_are_not_hidden(ahead: float, difference: float | None) -> None:
+def test_no_time_is_negative_and_clocks_that_differ_are_not_hidden(
+    ahead: float, difference: float | None
+) -> None:
     """The worker's clock is ahead of the API's and Redis'."""
     run = TaskTimeline(
         published_at=at(0.25), received_at=at(0.5 + ahead), started_at=at(1 + ahead), finished_at=at(2 + ahead),
@@ -103,11 +105,14 @@ def test_a_replay_was_told_before_it_was_published() -> None:
 def test_of_a_workflow_the_clocks_of_its_tasks_count_and_its_own_steps_do_not() -> None:
     right, wrong = (
         TaskStatus(
-            id=ID, state=TaskState.SUCCESS,
-            timeline=TaskTimeline(published_at=at(1), received_at=at(received), started_at=at(3), finished_at=at(4)),
+            id=ID,
+            state=TaskState.SUCCESS,
+            timeline=TaskTimeline(
+                published_at=at(1), received_at=at(received), started_at=at(3), finished_at=at(4)
+            ),
         )
         for received in (2, 0.5)
-    )  # fmt: skip
+    )
     # It had failed, and somebody was told, before its last task ended.
     noted = {"delivered": at(2).timestamp()}
     for child, difference in ((right, None), (wrong, 500)):

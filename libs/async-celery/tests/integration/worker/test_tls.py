@@ -1,7 +1,7 @@
-"""A worker whose broker and result backend are reached by TLS alone: real servers, one certificate that is checked.
+"""A worker that reaches broker and result backend by TLS alone: real servers, a certificate that is checked.
 
-How it works: the worker and its client know the TLS ports only. `rabbitmqctl` says that no connection to the broker
-is without TLS, and Redis listens to nobody else (`port 0`).
+How it works: the worker and its client know the TLS ports only. `rabbitmqctl` says that no connection to the
+broker is without TLS, and Redis listens to nobody else (`port 0`).
 
 What belongs here: what a worker does otherwise when its bytes come in TLS records.
 """
@@ -55,12 +55,16 @@ def worker(
     broker: str, backend: str, certificate: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("worker")
-    made = WorkerProcess(folder, broker=broker, backend=backend, conf=conf(certificate[0]), queue="tls", processes=2)
+    made = WorkerProcess(
+        folder, broker=broker, backend=backend, conf=conf(certificate[0]), queue="tls", processes=2
+    )
     with made:
         yield made
 
 
-def test_every_connection_is_tls_and_many_tasks_run_once(worker: WorkerProcess, rabbit_server: RabbitServer) -> None:
+def test_every_connection_is_tls_and_many_tasks_run_once(
+    worker: WorkerProcess, rabbit_server: RabbitServer
+) -> None:
     """More than a record holds, read at once; and acknowledgements that are held."""
     count = 500
     ids = [worker.send("add", n, 1) for n in range(count)]
@@ -132,7 +136,9 @@ def test_a_group_of_large_results_is_joined(worker: WorkerProcess) -> None:
 def test_a_broker_that_nobody_vouches_for_is_not_spoken_to(
     broker: str, backend: str, certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    unknown = conf(certificate[0], broker_use_ssl={"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "127.0.0.1"})
+    unknown = conf(
+        certificate[0], broker_use_ssl={"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "127.0.0.1"}
+    )
     worker = WorkerProcess(tmp_path, broker=broker, backend=backend, conf=unknown)
     try:
         worker.launch()

@@ -101,7 +101,7 @@ class Loop:
     def __init__(self, ends: Ends, *, waiting: int, prefetch: int) -> None:
         self.ends, self.hub = ends, Hub()
         pool: Any = AsynPool.__new__(AsynPool)
-        pool.outbound_buffer = [object()] * waiting
+        pool.outbound_buffer, pool._ahead = [object()] * waiting, set()
         self.pool = pool
         self.consumer = SimpleNamespace(
             hub=self.hub,
