@@ -265,9 +265,14 @@ def test_a_task_does_not_stay_behind_a_long_one(start: Callable[..., Running]) -
 
 def test_one_timer_looks_for_long_tasks(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     running = start(2)
-    timers, written = len(running.hub.timer), []
-    write = running.pool._write_ahead
-    monkeypatch.setattr(running.pool, "_write_ahead", lambda *args: written.append(write(*args)) or written[-1])
+    timers, write = len(running.hub.timer), running.pool._write_ahead
+    written: list[bool] = []
+
+    def count(*args: Any) -> bool:
+        written.append(write(*args))
+        return written[-1]
+
+    monkeypatch.setattr(running.pool, "_write_ahead", count)
     for _ in range(20):
         for task in [running.give(pid_after, 0.002) for _ in range(20)]:
             task.wait()
