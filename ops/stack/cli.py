@@ -240,7 +240,7 @@ def test(
         list[str] | None, typer.Argument(metavar="[SUITE...]", help="all when none is named")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="the tests' longer variants, too")] = False,
-    soak: Annotated[bool, typer.Option("--soak", help="as --all, and all faults mixed for half an hour")] = False,
+    soak: Annotated[bool, typer.Option("--soak", help="as --all, and the longest at full length")] = False,
 ) -> None:
     """Lint, types, import rules, tests, on servers of their own. For pytest: ./stack test SUITE -- -k NAME."""
     length = session.SOAK if soak else session.FULL if everything else session.SHORT

@@ -4,7 +4,8 @@ How it works: `Load` keeps sending all shapes of work through the library's clie
 failures, chains, groups, chords, cancellations, short expirations. Each is waited for, from its acceptance to its
 end, and judged. `Faults` shuffles the deck of faults, injects them with short pauses, mends what it has broken,
 and adds up how many extra runs they explain: what ran at that moment, what that may send a second time, and what
-the client may. The same seed gives the same sequence of both; what meets what is up to the machine.
+the client may. Bursts of short tasks are in that deck as well: what comes next meets a long queue, or results
+that nobody waits for. The same seed gives the same sequence of both; what meets what is up to the machine.
 
 What belongs here: making and judging the load, and breaking things. How much of it, and what must hold in the
 end, is `test_combined_faults.py`'s.
@@ -17,7 +18,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ _LARGEST = 6
 
 _STEPS = 3
 """Of each chain."""
+
+_BURST, _BURST_LONG = 100, 1000
+"""Tasks of a burst; in long runs."""
+
+_AT_ONCE = 50
+"""Of a burst so many are sent at a time: fewer than the client allows."""
 
 _UNHEARD = 25.0  # s; more than two heartbeats
 _CANCEL_GRACE = 1.0  # s; a run that began as the cancellation was stored is written down by then
@@ -93,7 +100,8 @@ class Load:
         self._client, self._app = client, system.app
         self._folder, self._rng, self._patience = folder, rng, patience
         self._oracle = Oracle(folder / "runs")
-        self._number = 0
+        self._number = self._bursts = 0
+        self._logs: list[Oracle] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self.begun = self.sent = self.following = self.freezes = 0
         self.tally = Tally()
@@ -106,10 +114,21 @@ class Load:
         while time.monotonic() < end:
             self._number += 1
             # Drawn here, so that the sequence does not depend on what is awaited where.
-            job = asyncio.create_task(self._rng.choice(deck)(random.Random(self._rng.random())))
-            self._jobs.add(job)
-            job.add_done_callback(self._jobs.discard)
+            self._begin(self._rng.choice(deck)(random.Random(self._rng.random())))
             await asyncio.sleep(self._rng.expovariate(per_second))
+
+    def backlog(self, size: int) -> None:
+        """Begin to send so many short tasks at once, a third of which fail; each is waited for."""
+        self._begin(self._burst("backlog", size))
+
+    def unwaited(self, size: int, pause: float) -> None:
+        """Begin to send so many short tasks at once, for which nobody waits for `pause` s; then all do."""
+        self._begin(self._burst("unwaited", size, pause))
+
+    def _begin(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
 
     async def end(self) -> None:
         """Wait until all has been answered."""
@@ -118,6 +137,8 @@ class Load:
 
     def verdict(self, explained: int) -> Any:
         """Return the oracle's, with so many extra runs explained by faults."""
+        while self._logs:
+            self._merge(self._logs.pop())
         return self._oracle.verdict(
             self.tally.accepted, self.tally.explicit, allowed_extra=explained + self.tally.repeats
         )
@@ -191,6 +212,27 @@ class Load:
                 lambda log: chord(self._works(values, log), self._signature(TOTAL, log=log), app=self._app),
                 sum(values),
             )
+
+    async def _burst(self, kind: str, size: int, pause: float | None = None) -> None:
+        # In a log of its own: the common one is read again and again while the load runs.
+        self._bursts += 1
+        log = Oracle(self._folder / f"burst-{self._bursts}")
+        self._logs.append(log)
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def send(number: int) -> tuple[int, TaskHandle[Any] | None]:
+            async with limit:
+                if pause is None and number % 3 == 0:
+                    return number, await self._sent(FAIL, log=str(log.path))
+                return number, await self._sent(WORK, log=str(log.path), seconds=0, value=number)
+
+        async def judge(number: int, handle: TaskHandle[Any]) -> None:
+            is_bad = pause is None and number % 3 == 0
+            self._judge(kind, handle, await self._outcome(handle), [TaskFailed if is_bad else number])
+
+        sent = await asyncio.gather(*map(send, range(size)))
+        await asyncio.sleep(pause or 0)
+        await asyncio.gather(*(judge(number, handle) for number, handle in sent if handle is not None))
 
     def _works(self, values: list[int], log: str) -> list[Any]:
         return [self._signature(WORK, log=log, seconds=0.1, value=value) for value in values]
@@ -288,6 +330,9 @@ class Load:
         self.tally.explicit |= {leaf.id for leaf in members if leaf.state != "SUCCESS"}
         if unfinished := [leaf.id for leaf in members if not leaf.state.is_final]:
             self.tally.wrong.append(f"{kind} {handle.id} has ended, its members {unfinished} have not")
+        self._merge(own)
+
+    def _merge(self, own: Oracle) -> None:
         with self._oracle.path.open("a") as log:
             log.write(own.path.read_text() if own.path.exists() else "")
 
@@ -366,6 +411,7 @@ class Faults:
             *(self._child_killed, self._worker_killed, self._worker_restarted, self._worker_frozen),
             *(self._broker_restarted, self._broker_killed, self._connections_closed, self._confirms_cut),
             *(self._redis_killed, self._redis_frozen, self._pushes_cut, self._reaper_killed),
+            *(self._many_queued, self._many_unwaited),
         ]
         end = time.monotonic() + seconds
         while True:
@@ -455,6 +501,14 @@ class Faults:
             with contextlib.suppress(RedisError):
                 self._system.redis.client.client_kill_filter(_type="pubsub")
             await asyncio.sleep(0.1)
+        return Hit()
+
+    async def _many_queued(self) -> Hit:
+        self._load.backlog(_BURST_LONG if self._is_patient else _BURST)
+        return Hit()
+
+    async def _many_unwaited(self) -> Hit:
+        self._load.unwaited(_BURST_LONG if self._is_patient else _BURST, self._rng.uniform(0, 5))
         return Hit()
 
     async def _reaper_killed(self) -> Hit:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from chaos import Faults, Load
-from faults import scaled
+from faults import SOAK, scaled
 from own_system import CONCURRENCY, REAPER, OwnSystem, Worker, eventually, on_a_loop
 from saboteur import Saboteur
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
-SECONDS = 1800 if os.environ.get("SOAK") else scaled(10, 120)
+SECONDS = 1800 if SOAK else scaled(10, 120)
 PAUSE = 4.0 if SECONDS > 60 else 0.7  # s between two faults
 # Of what two workers can do a quarter to a half: one of them is away for a good part of the long runs.
 PER_SECOND = 3.0 if SECONDS > 60 else 6.0
