@@ -1,7 +1,7 @@
 """The tests' app with tasks that end badly, and with a worker that dies where it sends a task.
 
-How it works: tasks and faults are added to `tasks_app`'s app. A fault is a file that a test makes; the process
-that gets to remove it dies there.
+How it works: tasks and faults are added to `tasks_app`'s app. A fault is a file that a test makes, for any task
+or, with `-ID` after its name, for one; the process that gets to remove it dies there.
 
 What belongs here: what the tests of the result backend need of a worker.
 """
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Task
+from celery import Task, current_task
 from celery.concurrency.asynpool import AsynPool
 
 from ..oracle import Oracle
@@ -96,11 +96,13 @@ def _die(delay: float = 0) -> None:
 
 
 def _die_if_told(where: str) -> None:
-    try:
-        (_folder / where).unlink()
-    except FileNotFoundError:
-        return
-    _die()
+    # A chord's body is sent when its member is no more the current task.
+    for name in (where, f"{where}-{current_task.request.id}" if current_task else where):
+        try:
+            (_folder / name).unlink()
+        except FileNotFoundError:
+            continue
+        _die()
 
 
 # Celery's type stubs are older than it is.
