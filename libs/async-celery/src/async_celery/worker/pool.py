@@ -448,6 +448,8 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         if given is None or given._write_to is None:
             return False
         self.take_back(given._write_to)
+        # It may have ended while the event loop was busy.
+        self._result_handler.read(given._write_to)
         return job in self._cache and given._write_to.begun.value == job
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:

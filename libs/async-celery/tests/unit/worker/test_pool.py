@@ -144,7 +144,7 @@ def test_a_process_that_was_told_to_end_its_task_gets_no_other(start: Callable[.
 
 
 @pytest.mark.parametrize(
-    "limits", [{"soft_timeout": 0.05, "timeout": 20.0}, {"timeout": 0.1}], ids=["soft", "hard"]
+    "limits", [{"soft_timeout": 0.2, "timeout": 20.0}, {"timeout": 0.3}], ids=["soft", "hard"]
 )
 def test_a_task_that_its_process_has_not_begun_is_not_over_its_time(
     start: Callable[..., Running], limits: dict[str, float]
@@ -153,7 +153,7 @@ def test_a_task_that_its_process_has_not_begun_is_not_over_its_time(
     (process,) = running.pool._pool
     os.kill(process.pid, signal.SIGSTOP)
     task = running.give(echo, 1, **limits)
-    running.turn_for(0.5)
+    running.turn_for(1.0)
     assert task.result is None
     os.kill(process.pid, signal.SIGCONT)
     assert task.wait() == 1
@@ -162,6 +162,20 @@ def test_a_task_that_its_process_has_not_begun_is_not_over_its_time(
     limited = running.give(pid_after, 60.0, **limits).wait()
     assert isinstance(limited, ExceptionInfo)
     assert limited.type is (SoftTimeLimitExceeded if "soft_timeout" in limits else TimeLimitExceeded)
+
+
+@pytest.mark.parametrize("how", ["_on_soft_timeout", "_on_hard_timeout"])
+def test_a_task_that_has_ended_unseen_is_not_over_its_time(start: Callable[..., Running], how: str) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    task = running.give(pid_after, 0.05)
+    running.turn()
+    wait_unseen(process, task)
+    time.sleep(0.3)
+    soft = (0.1, None, running.hub) if how == "_on_soft_timeout" else ()
+    getattr(running.pool, how)(task.job._job, *soft)
+    assert task.result == (process.pid,)
+    assert running.give(pid_after, 0.0).wait() == process.pid
 
 
 @pytest.mark.parametrize("before", [0, 2])
@@ -223,7 +237,7 @@ def ahead(running: Running, second: Callable[[], Given], *, behind: Given) -> Gi
 
 
 def wait_unseen(process: Any, task: Given) -> None:
-    """Wait until a process has ended its task and begun the next one, while the main process sees none of it."""
+    """Wait until a process has begun a task, while the main process sees none of it."""
     deadline = time.monotonic() + DEADLINE
     while process.begun.value != task.job._job:
         assert time.monotonic() < deadline
