@@ -346,6 +346,19 @@ def test_ending_a_task_leaves_the_one_behind_it(start: Callable[..., Running]) -
 
 
 @pytest.mark.usefixtures("no_task_is_long")
+def test_the_one_behind_is_out_of_the_way_when_a_soft_time_limit_strikes(start: Callable[..., Running]) -> None:
+    """Else the signal could hit it: the one before may end just then."""
+    running = start(1)
+    (process,) = running.pool._pool
+    long = running.give(pid_after, 60.0)
+    task = ahead(running, lambda: running.give(pid_after, 0.0), behind=long)
+    running.pool._on_soft_timeout(long.job._job, 0.1, None, running.hub)
+    assert process.ahead is None
+    assert isinstance(long.wait(), ExceptionInfo)
+    assert task.wait() == process.pid
+
+
+@pytest.mark.usefixtures("no_task_is_long")
 @pytest.mark.parametrize("how", ["terminate", "soft", "hard"])
 def test_a_task_that_has_ended_is_not_ended_again_instead_of_the_next(
     start: Callable[..., Running], how: str
