@@ -477,6 +477,14 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         while told.poll(0) and self._result_handler.read(process):
             pass
 
+    def destroy_queues(self, queues: Any, process: Any) -> Any:
+        """Take what a process that has ended has left in its pipes, and close them.
+
+        Celery closes them first where it sees one process's end while it cleans up after another.
+        """
+        self.process_flush_queues(process)
+        return super().destroy_queues(queues, process)
+
     def _event_process_exit(self, hub: Any, process: Any) -> None:
         """Replace a process that has ended."""
         super()._event_process_exit(hub, process)

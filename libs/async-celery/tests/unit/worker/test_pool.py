@@ -335,6 +335,40 @@ def test_a_task_that_is_ahead_outlives_the_process(start: Callable[..., Running]
 
 
 @pytest.mark.usefixtures("no_task_is_long")
+def test_pipes_are_emptied_before_they_are_closed(start: Callable[..., Running]) -> None:
+    """A process ends while Celery cleans up after another one, whose end it was told."""
+    running = start(1)
+    (process,) = running.pool._pool
+    ended = running.give(pid_after, 0.2)
+    task = ahead(running, lambda: running.give(pid_after, 60.0), behind=ended)
+    wait_unseen(process, task)
+    behind = running.give(pid_after, 0.0)
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    running.pool.on_partial_read(ended.job, process)
+    assert process.outq._reader.closed
+    assert ended.result == (process.pid,)
+    assert not running.pool._ahead
+    assert isinstance(task.wait(), ExceptionInfo)
+    assert behind.wait() != process.pid
+
+
+@pytest.mark.usefixtures("no_task_is_long")
+def test_what_is_ahead_is_taken_back_before_its_pipe_is_closed(start: Callable[..., Running]) -> None:
+    running = start(1)
+    (process,) = running.pool._pool
+    lost = running.give(pid_after, 60.0)
+    task = ahead(running, lambda: running.give(pid_after, 0.0), behind=lost)
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    running.pool.on_partial_read(lost.job, process)
+    assert not running.pool._ahead
+    assert task.wait() == running.pool._pool[0].pid
+    assert len(task.accepted_by) == 1
+    assert isinstance(lost.wait(), ExceptionInfo)
+
+
+@pytest.mark.usefixtures("no_task_is_long")
 def test_ending_a_task_leaves_the_one_behind_it(start: Callable[..., Running]) -> None:
     running = start(1)
     (process,) = running.pool._pool

@@ -66,10 +66,12 @@ def test_each_task_ends_once_as_what_was_done_to_it_says(seed: int, tmp_path: Pa
         }
 
     def kill() -> None:
-        process = dice.choice(running.pool._pool)
-        may_be_lost.update(at_process(process.pid))
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        # Also several at once: the end of one is seen while the other's is cleaned up after.
+        dying = min(dice.choice([1, 1, 2, 3]), len(running.pool._pool))
+        for process in dice.sample(running.pool._pool, dying):
+            may_be_lost.update(at_process(process.pid))
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
 
     def end_by_force() -> None:
         begun = [
