@@ -424,6 +424,8 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         """Count a task as begun by a process."""
         self.write_stats[process.index] += 1
         job._scheduled_for = job._write_to = process
+        # Celery's own, above, it turns to whichever process gets a pipe of the same number.
+        job._given_to = process
         process.task = job
         self._result_handler.on_state_change((ACK, (job._job, None, monotonic(), process.pid, process.synqW_fd)))
 
@@ -445,12 +447,13 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
     def _is_run(self, job: int) -> bool:
         """Whether a task was begun and, if it has ended, no other one can have been after it."""
         given = self._cache.get(job)
-        if given is None or given._write_to is None:
+        process = getattr(given, "_given_to", None)
+        if process is None:
             return False
-        self.take_back(given._write_to)
+        self.take_back(process)
         # It may have ended while the event loop was busy.
-        self._result_handler.read(given._write_to)
-        return job in self._cache and given._write_to.begun.value == job
+        self._result_handler.read(process)
+        return job in self._cache and bool(process.begun.value == job)
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """End the task that a process runs, with the process; not the one after it."""
@@ -462,6 +465,10 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
         """Forget what has not begun: the connection to the broker is lost, and it comes back."""
         self.take_all_back()
         super().flush()
+        # Celery leaves what has come back meanwhile, from processes that had ended, in no place where it is run.
+        for job in tuple(self._cache.values()):
+            if not job._accepted:
+                job.discard()
 
     def close(self) -> None:
         """Take no more tasks; what has begun ends."""
@@ -500,8 +507,8 @@ class AsynPool(_CeleryPool):  # type: ignore[misc]  # Celery's stubs, see above
 
     def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
         """Give a task to another process if its own has ended before it began it; else it is lost with it."""
-        process = job._write_to
-        if process is None or process.pid != pid or process.begun.value == job._job:
+        process = getattr(job, "_given_to", None)
+        if process is None or process.begun.value == job._job:
             super().on_job_process_lost(job, pid, exitcode)
             return
         self._discard_tref(job._job)
