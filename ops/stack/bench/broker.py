@@ -1,11 +1,19 @@
 """RabbitMQ seen from outside: queues are made, counted and emptied here, whatever a contender says it has sent.
 
+How it works: classic queues are those of RabbitMQ 4, on an older broker too. Policies give them the second
+version of their storage, which newer ones have alone; and where nobody consumes, messages lie on disk rather than
+in memory, as newer ones keep all but the first 2,048. A queue of the type `FORMER` is left as the broker makes it
+(docs/decisions/0011).
+
 What belongs here: what the rows ask of the broker.
 """
 
+import base64
+import json
 import time
+import urllib.request
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import amqp
 
@@ -15,6 +23,15 @@ from stack.instance import Instance
 _TIMEOUT = 10.0  # s
 _POLL = 0.02  # s
 _SETTLE = 5.0  # s until a count must be right: a quorum queue counts a moment after it has confirmed
+
+FORMER = "classic of 3.10"
+"""A classic queue as RabbitMQ before 3.12 makes it, unless it is told otherwise."""
+
+_FILLED, _CONSUMED, _FORMER = "filled", "consumed", "former"
+_POLICIES: dict[str, dict[str, Any]] = {
+    _FILLED: {"queue-version": 2, "queue-mode": "lazy"},
+    _CONSUMED: {"queue-version": 2},
+}
 
 
 class Broker:
@@ -37,6 +54,9 @@ class Broker:
         )
         self._connection.connect()
         self.version = _version(self._connection)
+        if int(self.version.partition(".")[0]) < 4:
+            for prefix, definition in _POLICIES.items():
+                _put_policy(instance, prefix, definition)
         self._channel = self._connection.channel()
 
     def __enter__(self) -> Self:
@@ -106,6 +126,35 @@ class Broker:
         return messages, consumers
 
 
+def name_of(queue_type: str, number: int, *, consumed: bool) -> str:
+    """Return the name of a queue, by which it gets its policy.
+
+    Args:
+        queue_type: classic, quorum or `FORMER`.
+        number: one that no other queue has.
+        consumed: whether its messages are consumed, or counted and thrown away.
+    """
+    prefix = _FORMER if queue_type == FORMER else _CONSUMED if consumed else _FILLED
+    return f"bench-{prefix}-{number}"
+
+
+def _put_policy(instance: Instance, prefix: str, definition: dict[str, Any]) -> None:
+    login = f"{instance['RABBITMQ_USER']}:{instance['RABBITMQ_PASSWORD']}"
+    address = f"http://127.0.0.1:{instance.port('RABBITMQ_MANAGEMENT_PORT')}"
+    policy = {"pattern": f"^bench-{prefix}-", "definition": definition, "apply-to": "queues"}
+    request = urllib.request.Request(  # noqa: S310 (our own server)
+        f"{address}/api/policies/{instance['RABBITMQ_VHOST']}/{prefix}-as-in-rabbitmq-4",
+        method="PUT",
+        data=json.dumps(policy).encode(),
+        headers={
+            "Authorization": "Basic " + base64.b64encode(login.encode()).decode(),
+            "Content-Type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
+        pass
+
+
 def _version(connection: amqp.Connection) -> str:
     properties: dict[str, object] = getattr(connection, "server_properties", {})  # its types do not know it
-    return str(properties.get("version", "unknown"))
+    return str(properties.get("version", "0"))

@@ -2,7 +2,8 @@
 
 How it works: a goal compares one of our figures with somebody else's in the same row, round by round (against the
 best of several: the one with the best median), or with a bound of its own. `share` is how much of the goal is
-reached: 1 and more is all of it.
+reached: 1 and more is all of it. A row's limit is the most that this machine, its broker or its server gives
+anybody: where the limit itself falls short of a goal, the verdict says so, and what share of the limit is ours.
 
 What belongs here: the goal table, and the verdict.
 """
@@ -60,7 +61,8 @@ class Goal:
     """A figure of ours, what it is compared with, and the bound of the ratio.
 
     With `against` empty the figure itself is bounded. `is_at_most` says that smaller is better. `other_case` is
-    the case of the others where it is not ours; the other may be `ours` itself then.
+    the case of the others where it is not ours; the other may be `ours` itself then. `limit` is who shows, in the
+    same case, the most that can be had.
     """
 
     row: str
@@ -73,6 +75,7 @@ class Goal:
     other_case: str = ""
     unit: str = ""
     ours: str = OURS.name
+    limit: str = ""
 
     @property
     def versus(self) -> str:
@@ -97,12 +100,16 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a goal was met: the ratio and the share of the goal; None where it was not measured."""
+    """How a goal was met: the ratio and the share of the goal; None where it was not measured.
+
+    `ceiling` is the limit's ratio; None where there is none.
+    """
 
     goal: Goal
     value: float | None
     share: float | None
     versus: str
+    ceiling: float | None = None
 
     @property
     def words(self) -> str:
@@ -112,25 +119,31 @@ class Verdict:
         if self.share >= 1:
             return "reached"
         kind = "short, but ≥ 80%" if self.share >= ALMOST else "missed"
+        if self.value is not None and self.ceiling is not None and self.ceiling < self.goal.bound:
+            limit, ours = self.goal.text(self.ceiling), self.value / self.ceiling
+            return (
+                f"{kind} ({self.share:.0%} of the goal; the limit itself gets {limit}, ours is {ours:.0%} of it)"
+            )
         return f"{kind} ({self.share:.0%} of the goal)"
 
 
 def verdict(goal: Goal, results: Mapping[str, RowResult]) -> Verdict:
     """Return how a goal was met in these results, by row."""
-    value, versus = _value(goal, results.get(goal.row))
+    value, versus = _value(goal, goal.ours, results.get(goal.row))
+    ceiling = _value(goal, goal.limit, results.get(goal.row))[0] if goal.limit else None
     share = None
     if value is not None:
         share = goal.bound / value if goal.is_at_most and value else value / goal.bound
         if goal.is_at_most and not value:
             share = 1.0  # nothing at all, as wanted
-    return Verdict(goal=goal, value=value, share=share, versus=versus)
+    return Verdict(goal=goal, value=value, share=share, versus=versus, ceiling=ceiling)
 
 
-def _value(goal: Goal, result: RowResult | None) -> tuple[float | None, str]:
+def _value(goal: Goal, who: str, result: RowResult | None) -> tuple[float | None, str]:
     if result is None:
         return None, goal.versus
     if not goal.against:
-        return result.median(goal.ours, goal.case, goal.metric), goal.versus
+        return result.median(who, goal.case, goal.metric), goal.versus
     other_case = goal.other_case or goal.case
     medians = {name: result.median(name, other_case, goal.metric) for name in goal.against}
     known = {name: median for name, median in medians.items() if median is not None}
@@ -138,7 +151,7 @@ def _value(goal: Goal, result: RowResult | None) -> tuple[float | None, str]:
         return None, goal.versus
     best = (min if goal.is_at_most else max)(known, key=lambda name: known[name])
     versus = f"best peer: {best}" if len(goal.against) > 1 else goal.versus
-    return result.ratio(goal.ours, best, goal.case, goal.metric, other_case), versus
+    return result.ratio(who, best, goal.case, goal.metric, other_case), versus
 
 
 def _enqueue(senders: int, reference: float, peers: float, limit: float) -> Iterator[Goal]:
@@ -150,6 +163,7 @@ def _enqueue(senders: int, reference: float, peers: float, limit: float) -> Iter
             metric="tasks/s",
             against=against,
             bound=bound,
+            limit=LIMIT.name if against != (LIMIT.name,) else "",
         )
 
 
@@ -235,6 +249,7 @@ def _http() -> Iterator[Goal]:
             metric="requests/s",
             against=(against.name,),
             bound=bound,
+            limit=EMPTY.name if against is not EMPTY else "",
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stack.bench.broker import Broker
+from stack.bench.broker import Broker, name_of
 from stack.bench.contenders import Contender, Process, Running
 from stack.bench.database import Database
 from stack.bench.store import Store
@@ -29,9 +29,15 @@ class Lab:
     database: Database
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def queue(self, queue_type: str = "classic", *, declared: bool = True) -> str:
-        """Return the name of a queue that no one has used; frameworks with arguments of their own declare it."""
-        name = f"bench-{next(self._numbers)}"
+    def queue(self, queue_type: str = "classic", *, declared: bool = True, consumed: bool = False) -> str:
+        """Return the name of a queue that no one has used; frameworks with arguments of their own declare it.
+
+        Args:
+            queue_type: see `broker.name_of`.
+            declared: whether it is made here.
+            consumed: whether a worker is to consume it.
+        """
+        name = name_of(queue_type, next(self._numbers), consumed=consumed)
         if declared:
             self.broker.declare(name, queue_type)
         return name

@@ -24,8 +24,9 @@ _HEAD = """\
 
 Written by `./stack bench`; the figures of one row come from one run on one machine, and only their ratios mean
 something. What each row runs, and how to add a contender: [README.md](README.md). Goals bind on classic durable
-queues; quorum queues are shown beside their own limit. A ratio is the median of the rounds' ratios, a figure the
-median of the rounds.
+queues as RabbitMQ 4 has them; quorum queues, and classic ones as Debian's RabbitMQ makes them, are shown beside
+their own limit. Where a row's limit itself falls short of a goal, the verdict says so. A ratio is the median of
+the rounds' ratios, a figure the median of the rounds.
 """
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from stack import locks
 from stack.bench import geonames, product, report, rows, session
+from stack.bench.broker import FORMER, name_of
 from stack.bench.contenders import API, LIMIT, OURS, PEERS, REFERENCE, ContenderError
 from stack.bench.goals import GOALS, Goal, verdict
 from stack.bench.lab import Lab
@@ -104,6 +105,23 @@ def test_a_percentile_is_the_nearest_rank_and_of_nothing_there_is_none() -> None
 def test_a_goal_is_reached_short_or_missed(ours: float, bound: float, is_at_most: bool, words: str) -> None:
     results = {"enqueue": result(ours=[ours], reference=[10.0])}
     assert verdict(goal(bound, REFERENCE.name, is_at_most=is_at_most), results).words == words
+
+
+def test_a_goal_beyond_the_limit_is_shown_with_the_limits_own_ratio() -> None:
+    results = {"enqueue": result(ours=[120.0], reference=[10.0], limit=[150.0])}
+    limited = replace(goal(18, REFERENCE.name), limit=LIMIT.name)
+    said = "missed (67% of the goal; the limit itself gets 15×, ours is 80% of it)"
+    assert verdict(limited, results).words == said
+    assert verdict(replace(limited, bound=14.0), results).words == "short, but ≥ 80% (86% of the goal)"
+    assert verdict(replace(limited, bound=12.0), results).words == "reached"
+    unknown = {"enqueue": result(ours=[120.0], reference=[10.0])}
+    assert verdict(limited, unknown).words == "missed (67% of the goal)"
+
+
+def test_a_queue_gets_its_policy_by_its_name() -> None:
+    assert name_of("classic", 1, consumed=False) == name_of("quorum", 1, consumed=False) == "bench-filled-1"
+    assert name_of("classic", 2, consumed=True) == "bench-consumed-2"
+    assert name_of(FORMER, 3, consumed=False) == "bench-former-3"
 
 
 def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:

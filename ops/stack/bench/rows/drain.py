@@ -50,7 +50,7 @@ def drain(lab: Lab, worker: Worker, queue_type: str, count: int) -> float:
     """
     count *= worker.times
     lab.store.empty()
-    queue = lab.queue(queue_type, declared=worker.filler is LIMIT)
+    queue = lab.queue(queue_type, declared=worker.filler is LIMIT, consumed=True)
     options = {**worker.options, "queue": queue, "queue_type": queue_type, "count": count}
     lab.ask(worker.filler, "fill", **options)
     if worker.progress != "arq":

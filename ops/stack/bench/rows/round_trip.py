@@ -91,8 +91,8 @@ def _limit(lab: Lab, _: Standing, *, count: int) -> Found:
 
 @contextmanager
 def _standing(lab: Lab, _: Scale) -> Iterator[Standing]:
-    queues = {PREFORK: lab.queue(), FAST: lab.queue()}
-    queues |= {contender.name: lab.queue(declared=False) for contender in _OWN_WORKERS}
+    queues = {worker: lab.queue(consumed=True) for worker in (PREFORK, FAST)}
+    queues |= {contender.name: lab.queue(declared=False, consumed=True) for contender in _OWN_WORKERS}
     with ExitStack() as stack:
         workers = {
             PREFORK: lab.start(REFERENCE, "worker", queue=queues[PREFORK], pool="prefork", concurrency=2),
