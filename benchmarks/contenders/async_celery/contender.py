@@ -131,7 +131,8 @@ def _backlog(asked: Command) -> dict[str, Any]:
 
 
 def _worker(asked: Command) -> None:
-    words = ["-A", "worker:app", "worker", "-Q", asked.queue, "-P", asked.pool, "-c", str(asked.concurrency)]
+    # Its pool is the app's (worker.py).
+    words = ["-A", "worker:app", "worker", "-Q", asked.queue, "-c", str(asked.concurrency)]
     words += ["--prefetch-multiplier", str(asked.prefetch)]
     words += ["-n", f"{asked.queue}@%h", "-l", "WARNING", "--without-gossip", "--without-mingle"]
     become("celery", *words, *(["-E"] if asked.events else []))

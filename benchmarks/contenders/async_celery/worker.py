@@ -2,7 +2,8 @@
 
 How it works: everything that keeps its promises is on (late acknowledgement, the attempts and tombstones asked
 for before each task, time limits, extended results, the history), on a queue without a dead-letter exchange, as
-all contenders' queues are. `celery -A worker:app` finds its command in the environment.
+all contenders' queues are. With the pool `asyncio` its task is `async def`. `celery -A worker:app` finds its
+command in the environment.
 
 What belongs here: that app.
 """
@@ -39,13 +40,21 @@ app.conf.update(
     redis_socket_connect_timeout=2,
     redis_socket_keepalive=True,
     redis_backend_health_check_interval=15,
+    worker_pool=ASKED.pool,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
 )
 install(app, Policy())
 
 
-@app.task(name="noop")
 def noop(number: int = 0) -> int:
     """Return the argument."""
     return number
+
+
+async def async_noop(number: int = 0) -> int:
+    """Return the argument."""
+    return number
+
+
+app.task(async_noop if ASKED.pool == "asyncio" else noop, name="noop")

@@ -301,6 +301,16 @@ def _workers() -> Iterator[Goal]:
             against=(workers.CELERYS,),
             bound=1.5,
         )
+    for against, bound in ((workers.PEERS, 1.2), ((workers.CONSUMER,), 0.5)):
+        yield Goal(
+            row=workers.ROW.name,
+            figure="worker for async tasks, no-op with stored result",
+            case="classic",
+            metric="tasks/s",
+            against=against,
+            bound=bound,
+            ours=workers.ASYNCIO,
+        )
 
 
 def _imports() -> Iterator[Goal]:

@@ -90,7 +90,6 @@ def _goals(results: dict[str, RowResult]) -> str:
         f"| {one.goal.figure} | {one.versus} | {_value(one)} | {one.goal.wanted} | {one.words} |"
         for one in _verdicts(results)
     ]
-    lines.append("| worker for async tasks | | - | | there is none yet |")
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import hiredis
 
@@ -75,7 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         """Done once there is no connection any more; its result says why."""
 
     @classmethod
-    async def open(cls, address: Address, on_message: OnMessage | None = None) -> "Connection":
+    async def open(cls, address: Address, on_message: OnMessage | None = None) -> Self:
         """Connect and log in.
 
         Args:
@@ -122,8 +122,11 @@ class Connection(asyncio.BufferedProtocol):
         call = _Call(self._loop.create_future(), replies or len(commands), is_pipeline=len(commands) > 1)
         self._calls.append(call)
         # hiredis types the tuple by one member.
-        self._transport.write(b"".join(hiredis.pack_command(cast("Any", command)) for command in commands))
+        self._write(b"".join(hiredis.pack_command(cast("Any", command)) for command in commands))
         return call.future
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
 
     def abort(self, reason: str) -> None:
         """Drop the connection now; what is unanswered fails. May be repeated."""
@@ -263,10 +266,13 @@ class Commands:
     async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self._timeout):
-                self._connection = await Connection.open(self._address)
+                self._connection = await self._open()
                 return self._connection
         finally:
             self._connecting = None
+
+    async def _open(self) -> Connection:
+        return await Connection.open(self._address)
 
     async def aclose(self) -> None:
         """Drop the connection, and what is unanswered on it."""

@@ -85,7 +85,7 @@ class RedisBackend:
             ValueError: the results are not in one Redis server.
         """
         backend = _celery_backend(celery_app)
-        address = _address(backend.connparams)
+        address = address_of(backend.connparams)
         self._expires: int | None = backend.expires or None
         self._chord_expires: int | None = backend.chord_expires or None
         self._key_of_task: Callable[[str], bytes] = backend.get_key_for_task
@@ -294,7 +294,7 @@ def _celery_backend(celery_app: "Celery") -> Any:
     return cls(app=celery_app, url=url)
 
 
-def _address(params: dict[str, Any]) -> Address:
+def address_of(params: dict[str, Any]) -> Address:
     """Read redis-py's connection parameters as Celery puts them together."""
     provider = params.get("credential_provider")
 

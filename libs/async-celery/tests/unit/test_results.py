@@ -8,8 +8,9 @@ from celery import Celery
 from celery.result import AsyncResult, GroupResult
 from redis import UsernamePasswordCredentialProvider
 
+from async_celery import results
 from async_celery.resp import Address
-from async_celery.results import RedisBackend, _address, _celery_backend, _group_as_tuple
+from async_celery.results import RedisBackend, _celery_backend, _group_as_tuple
 from async_celery.task_ids import TaskIds
 from async_celery.types import NodeKind, TaskNode
 
@@ -17,7 +18,7 @@ from async_celery.types import NodeKind, TaskNode
 def address_of(url: str | None, **conf: Any) -> Address:
     app = Celery(set_as_current=False, backend=url)
     app.conf.update(conf)
-    return _address(_celery_backend(app).connparams)
+    return results.address_of(_celery_backend(app).connparams)
 
 
 async def test_a_url_says_where_and_how() -> None:

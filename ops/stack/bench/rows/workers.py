@@ -41,11 +41,23 @@ def _ours(name: str, *, prefetch: int = 4, events: bool = False) -> Worker:
 
 CELERYS = "Celery prefork -c 2"
 """What ours is compared with: Celery's defaults."""
+ASYNCIO = f"{OURS.name}, pool asyncio"
+"""Ours for `async def` tasks."""
+PEERS = ("taskiq worker", "aio-celery worker")
+"""Workers for `async def` tasks on RabbitMQ."""
+CONSUMER = "limit: bare asyncio consumer"
 
 WORKERS = (
     _ours(OURS.name),
     _ours(f"{OURS.name}, events on", events=True),
     _ours(f"{OURS.name}, prefetch 1", prefetch=1),
+    Worker(
+        name=ASYNCIO,
+        contender=OURS,
+        options={"pool": "asyncio", "concurrency": 100, "prefetch": 1},
+        times=3,
+        other_keys=1,
+    ),
     _celery("prefork -c 1", "prefork", 1),
     _celery("prefork -c 1, events on", "prefork", 1, events=True),
     _celery("prefork -c 2", "prefork", 2),
@@ -53,13 +65,13 @@ WORKERS = (
     _celery("prefork -c 2, ignore_result", "prefork", 2, ignored=True),
     _celery("prefork -c 2, ignore_result, events on", "prefork", 2, events=True, ignored=True),
     _celery("solo, prefetch 64", "solo", 1, prefetch=64),
-    Worker(name="taskiq worker", contender=TASKIQ, filler=TASKIQ),
-    Worker(name="aio-celery worker", contender=AIO_CELERY, types=("classic",)),
+    Worker(name=PEERS[0], contender=TASKIQ, filler=TASKIQ),
+    Worker(name=PEERS[1], contender=AIO_CELERY, types=("classic",)),
     Worker(name="arq worker (Redis only)", contender=ARQ, filler=ARQ, progress="arq", types=("classic",)),
-    Worker(name="limit: bare asyncio consumer", contender=LIMIT, times=10),
+    Worker(name=CONSUMER, contender=LIMIT, times=10),
 )
 _QUICK = {
-    "classic": (OURS.name, CELERYS, f"{CELERYS}, events on", *(one.name for one in WORKERS[9:])),
+    "classic": (OURS.name, ASYNCIO, CELERYS, f"{CELERYS}, events on", *(one.name for one in WORKERS[10:])),
     "quorum": (OURS.name, CELERYS),
 }
 
@@ -92,8 +104,8 @@ ROW = Row(
     "queue, in RabbitMQ). Every stored result is compared with its task's argument. Celery without "
     "gossip and mingle, otherwise its defaults (early acks, prefetch 4 per process; solo 64, because "
     "with 4 it mostly waits); ours is that prefork, -c 2, with late acks and everything that its promises "
-    "need switched on (`contenders/async_celery/worker.py`); events are those of `-E`, which nobody "
-    "consumes. taskiq, aio-celery and arq: one process, their defaults. aio-celery cannot declare a quorum "
+    "need switched on (`contenders/async_celery/worker.py`); `pool asyncio` is the same with an `async def` "
+    "task, 100 at once in one process; events are those of `-E`, which nobody consumes. taskiq, aio-celery and arq: one process, their defaults. aio-celery cannot declare a quorum "
     "queue; arq has no broker.",
     contenders=(OURS, CELERY, TASKIQ, AIO_CELERY, ARQ, LIMIT),
     turns=_turns,

@@ -14,8 +14,10 @@ aggregate is whole by construction.
 What belongs here: what a worker reads and writes in Redis. Values become JSON in `encoding.py`.
 """
 
+import asyncio
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -38,6 +40,7 @@ from async_celery.worker.observer import observer_of
 from async_celery.worker.policy import policy_of
 from async_celery.worker.schedule import due_at, published_at
 from async_celery.worker.tracing import tracer_of
+from async_celery.worker.waiting import may_wait, wait
 
 logger = get_logger(__name__)
 
@@ -152,6 +155,14 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         """Return whether a task that runs is to stop: it, or the workflow it belongs to, was cancelled."""
         (found,) = self._ensure_retryable(self._connection, ("MGET", *_tombstones(task_id, root_id)))
         return any(value not in (None, _LET_RUN) for value in found)
+
+    def revoked_of(self, requests: Sequence[_Request]) -> list[_Request]:
+        """Return those of running tasks that are to stop, with one question for all of them."""
+        keys = [_tombstones(request.id, request.root_id) for request in requests]
+        (found,) = self._ensure_retryable(self._connection, ("MGET", *(key for some in keys for key in some)))
+        values = iter(found)
+        stops = [[next(values) not in (None, _LET_RUN) for _ in some] for some in keys]
+        return [request for request, some in zip(requests, stops, strict=True) if any(some)]
 
     def store_started(self, request: _Request) -> None:
         """Store that a task runs, unless it has ended meanwhile."""
@@ -426,9 +437,16 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
 
     def _ensure_retryable(self, *args: Any, max_retries: float | None = None, **kwargs: Any) -> Any:
         """Repeat a call for as long as Celery does; in the process that `hurry` was called in, never."""
-        if os.getpid() == self._hurried:
+        if os.getpid() == self._hurried and not may_wait():
             max_retries = 0
         return super()._ensure_retryable(*args, max_retries=max_retries, **kwargs)
+
+    def _sleep(self, amount: float) -> None:
+        """Let time pass between two tries."""
+        if may_wait():
+            wait(asyncio.sleep(amount))
+        else:
+            super()._sleep(amount)
 
     @cached_property
     def _connection(self) -> Connection:

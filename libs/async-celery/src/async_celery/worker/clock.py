@@ -22,7 +22,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.process import current_process
 from celery._state import get_current_task
@@ -30,6 +30,10 @@ from celery._state import get_current_task
 from async_celery.worker.loops import interrupt
 from async_celery.worker.policy import Policy, policy_of
 from async_celery.worker.subject import busy_with, current_subject
+from async_celery.worker.waiting import current_job
+
+if TYPE_CHECKING:
+    from async_celery.worker.jobs import Job
 
 _logger = logging.getLogger(__name__)
 
@@ -162,9 +166,14 @@ class Clock:
 _clock: Clock | None = None
 
 
-def clock_for(app: Any) -> Clock | None:
-    """Return this process's clock, made for the first task that runs here; None where it can have none."""
+def clock_for(app: Any) -> "Clock | Job | None":
+    """Return what watches the task that runs here; None where nothing can.
+
+    With the pool `asyncio` it is the task's job; in a pool's process its clock, made for the first task there.
+    """
     global _clock
+    if (job := current_job()) is not None:
+        return job
     if _clock is None and current_process().name != "MainProcess":
         _clock = Clock(policy_of(app))
     return _clock

@@ -2,8 +2,9 @@
 
 How it works: redis-py's client spends more time on one command than Redis and the network do together. Its
 connections do what is hard (TLS, logging in, health checks, hiredis) and are used here directly: each thread of
-each process has one, so nothing has to be locked, and a forked child never writes into its parent's. A connection
-on which a call was cut short, by whatever exception, is closed: nobody reads another one's answer.
+each process has one, so nothing has to be locked, and a forked child never writes into its parent's. A
+connection on which a call was cut short, by whatever exception, is closed: nobody reads another one's answer.
+With the pool `asyncio`, the calls of all tasks share one connection of asyncio's (`beside.py`).
 
 What belongs here: bringing commands to Redis. What they say is `backend.py`'s.
 """
@@ -13,18 +14,32 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from hiredis import ReplyError
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from async_celery.errors import BackendError
+from async_celery.results import address_of
+from async_celery.worker.beside import SharedCommands
 from async_celery.worker.scripts import Script
+from async_celery.worker.waiting import may_wait, wait
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 
 PASSING = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
 """What says that Redis is away, full, or takes no writes: the same command will do later. Others never will."""
+
+
+_TIMEOUT = 5.0  # s, where none is set
+_REFUSALS: dict[str, type[RedisError]] = {
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "LOADING": RedisConnectionError,
+}
 
 
 class Connection:
@@ -34,6 +49,7 @@ class Connection:
         """Prepare one to the same server, with the same settings, as `client`. Opens nothing."""
         self._pool = client.connection_pool
         self._own = threading.local()
+        self._beside: SharedCommands | None = None  # on the event loop of the pool `asyncio`
 
     def __call__(self, *commands: Command) -> list[Any]:
         """Send commands in one write; return their answers.
@@ -43,6 +59,8 @@ class Connection:
         Raises:
             RedisError: the server does not answer, or refuses one of them. All of them may have been done.
         """
+        if may_wait():
+            return self._side_by_side(commands)
         connection = self._connection()
         packed = b"".join([part for command in commands for part in connection.pack_command(*command)])
         try:
@@ -68,6 +86,30 @@ class Connection:
             (answer,) = self(("EVAL", script.text, len(keys), *keys, *arguments))
         return answer
 
+    def _side_by_side(self, commands: tuple[Any, ...]) -> list[Any]:
+        """Do the same over asyncio, where many ask at once.
+
+        Raises:
+            RedisError: as `__call__`.
+        """
+        if self._beside is None:
+            settings = self._pool.connection_kwargs
+            self._beside = SharedCommands(
+                address_of({**settings, "connection_class": self._pool.connection_class}),
+                timeout=settings.get("socket_timeout") or _TIMEOUT,
+            )
+        try:
+            try:
+                return wait(self._beside.ask(*commands))
+            except ConnectionError as exc:
+                if self._beside.is_hung:
+                    raise RedisTimeoutError(str(exc)) from exc
+                return wait(self._beside(*commands))
+        except ReplyError as exc:
+            raise _as_redis_py(exc) from exc
+        except BackendError as exc:
+            raise _as_redis_py(exc.__cause__) from exc
+
     def _connection(self) -> Any:
         """Return this thread's connection."""
         own = self._own
@@ -92,3 +134,15 @@ class Connection:
             connection.disconnect()
             raise
         return answers
+
+
+def _as_redis_py(exc: BaseException | None) -> RedisError:
+    """Return the error that redis-py would have raised."""
+    match exc:
+        case TimeoutError():
+            return RedisTimeoutError("the server does not answer")
+        case ReplyError():
+            code, _, text = str(exc).partition(" ")
+            refused = _REFUSALS.get(code)
+            return ResponseError(str(exc)) if refused is None else refused(text)
+    return RedisConnectionError(str(exc))

@@ -16,12 +16,16 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from async_celery.worker import loops
+from async_celery.worker.waiting import may_wait
 
 if TYPE_CHECKING:
     from celery import Celery
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_MARK = "runs_coroutine"
+"""Attribute of what `blocking` returns; wrappers copy it (`functools.wraps`)."""
 
 
 def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
@@ -33,14 +37,20 @@ def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if asyncio._get_running_loop() is not None:
+        if asyncio._get_running_loop() is not None and not may_wait():
             raise RuntimeError(
                 f"{function.__name__} is an async task, and an event loop runs here already: send it "
                 "(`apply_async`), or await the function that it was made of"
             )
         return loops.run(function(*args, **kwargs))
 
+    setattr(run, _MARK, True)
     return run
+
+
+def runs_coroutine(function: Callable[..., Any]) -> bool:
+    """Return whether a task's `run`, whatever is wrapped around it, runs a coroutine."""
+    return getattr(function, _MARK, False)
 
 
 def make_blocking(task_class: Any) -> None:

@@ -166,7 +166,7 @@ class TaskLoop:
 
     async def _close_resources(self) -> None:
         # Of a task that the end of its process has interrupted: it may need what is open to clean up.
-        await self._end_started("The end of this process")
+        await end_tasks(self._started, "The end of this process")
         await self._resources.aclose()
 
     async def _main(self, run: _Run, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -176,7 +176,7 @@ class TaskLoop:
         try:
             return await coroutine
         finally:
-            await self._end_started()
+            await end_tasks(self._started)
 
     async def _wake_up(self) -> None:
         """Let the loop see what has become of open connections while it stood still."""
@@ -184,20 +184,6 @@ class TaskLoop:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
         self._awake = True
-
-    async def _end_started(self, who: str = "") -> None:
-        """Cancel what a coroutine has started and not awaited, and wait until it has ended, whatever it takes."""
-        me, interrupted = asyncio.current_task(), False
-        while left := [task for task in self._started if task is not me and not task.done()]:
-            for task in left:
-                _logger.warning("%s leaves an asyncio task running, which is cancelled: %r", who or _told(), task)
-                task.cancel()
-            try:
-                await asyncio.wait(left)
-            except asyncio.CancelledError:
-                interrupted = True
-        if interrupted:
-            raise asyncio.CancelledError
 
     def _new_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **options: Any
@@ -207,6 +193,26 @@ class TaskLoop:
         if _of_a_task.get() if context is None else context.get(_of_a_task):
             self._started.add(task)
         return task
+
+
+async def end_tasks(started: "WeakSet[asyncio.Task[Any]]", who: str = "") -> None:
+    """Cancel what a coroutine has started and not awaited, and wait until it has ended, whatever it takes.
+
+    Args:
+        started: the asyncio tasks; the one that asks may be among them.
+        who: what ends, for the log; empty for the current task.
+    """
+    me, interrupted = asyncio.current_task(), False
+    while left := [task for task in started if task is not me and not task.done()]:
+        for task in left:
+            _logger.warning("%s leaves an asyncio task running, which is cancelled: %r", who or _told(), task)
+            task.cancel()
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError:
+            interrupted = True
+    if interrupted:
+        raise asyncio.CancelledError
 
 
 async def shared(opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
@@ -252,14 +258,19 @@ _inherited: list[TaskLoop] = []
 """A parent's, in a process forked from one that has loops: kept, since closing one would reach the parent."""
 
 
+def use(loop: TaskLoop) -> None:
+    """Have this thread's coroutines run there, and it closed with the others."""
+    _here.loop = loop
+    _made.append(loop)
+
+
 def _loop_here() -> TaskLoop | None:
     loop: TaskLoop | None = getattr(_here, "loop", None)
     return None if loop is None or loop.is_closed else loop
 
 
 def _make_loop() -> TaskLoop:
-    loop = _here.loop = TaskLoop()
-    _made.append(loop)
+    use(loop := TaskLoop())
     _take_soft_time_limit()
     # When a process of the pool ends; in other pools, the worker.
     signals.worker_process_shutdown.connect(_close_all, dispatch_uid=__name__)

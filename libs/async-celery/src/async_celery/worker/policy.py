@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import celery.concurrency
 from kombu.utils.imports import symbol_by_name
 
 from async_celery.worker.coroutines import see_results
@@ -45,6 +46,7 @@ class Policy:
     heartbeat_interval: float = 5.0  # s
 
 
+_pools: Any = celery.concurrency  # its stubs are empty
 _KEY = "async_celery_policy"
 _REDIS = ("redis", "rediss", "redis+socket", "socket")
 """The schemes of `result_backend` that are one Redis server."""
@@ -57,6 +59,7 @@ def install(app: "Celery", policy: Policy) -> None:
     app.task_cls = "async_celery.worker.task:ReliableTask"
     see_results(app)
     app.conf.worker_consumer = "async_celery.worker.consumer:Consumer"
+    _pools.ALIASES["asyncio"] = "async_celery.worker.asyncio_pool:TaskPool"
     app.conf.update(RETRY_SETTINGS)
     # Whoever gave up would send the message back, and it would be there again at once, up to its delivery limit.
     app.conf.result_backend_always_retry = True

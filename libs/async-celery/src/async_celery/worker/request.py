@@ -27,9 +27,12 @@ from celery.worker.state import task_ready
 from async_celery.worker.observer import End, observer_of
 from async_celery.worker.subject import of_request
 from async_celery.worker.task import REVOKED_AS, GivenUp, Revoked
+from async_celery.worker.waiting import runs_here
 
 # Its stubs know less of what it takes.
 _slow_time: Callable[[Any], datetime] = cast("Any", maybe_iso8601)
+
+_UNKNOWN = object()
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class ReliableRequest(Request):
     _type: str
     _already_cancelled: bool
     _already_revoked: bool
-    _tzlocal: Any
+    _timezone: Any = _UNKNOWN  # None is one that is not set
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, maybe_iso8601=_time, **options)
@@ -54,6 +57,9 @@ class ReliableRequest(Request):
             # Of the run that begins, and nobody else's: set in `task.py`.
             self._request_dict.pop(name, None)
         self._request_dict["received_at"] = time.time()
+        if runs_here(self._app):
+            # The consumer has decoded it. Another process would have to do it again.
+            self._body, self._content_type, self._content_encoding = message.payload, None, None
         observer_of(self._app).message_received(self._type, self._request_dict)
 
     @property
@@ -61,9 +67,9 @@ class ReliableRequest(Request):
         """The app's timezone. Celery looks it up for each message that has a time in it."""
         # Celery makes a class of this one for each task of an app.
         cls = type(self)
-        if cls._tzlocal is None:
-            cls._tzlocal = self._app.conf.timezone
-        return cls._tzlocal
+        if cls._timezone is _UNKNOWN:
+            cls._timezone = self._app.conf.timezone
+        return cls._timezone
 
     @property
     def _backend(self) -> Any:

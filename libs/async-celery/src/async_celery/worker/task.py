@@ -32,11 +32,12 @@ from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, SoftTimeL
 from kombu.exceptions import OperationalError
 
 from async_celery.worker.clock import TaskCancelled, clock_for
-from async_celery.worker.coroutines import make_blocking
+from async_celery.worker.coroutines import make_blocking, runs_coroutine
 from async_celery.worker.observer import End, observer_of
 from async_celery.worker.policy import policy_of
 from async_celery.worker.subject import busy_with, subject_of_request
 from async_celery.worker.tracing import tracer_of
+from async_celery.worker.waiting import current_job
 
 _logger = logging.getLogger(__name__)
 
@@ -99,7 +100,10 @@ class ReliableTask(Task[Any, Any]):
         if watch is not None:
             watch.arm(self, request)
         try:
-            result = super().__call__(*args, **kwargs)
+            if (job := current_job()) is None or runs_coroutine(self.run):
+                result = super().__call__(*args, **kwargs)
+            else:
+                result = job.call_body(partial(super().__call__, *args, **kwargs))
         finally:
             if watch is not None:
                 watch.disarm()
@@ -185,6 +189,12 @@ class ReliableTask(Task[Any, Any]):
         if info is not None and info.state == states.REJECTED and info.retval.requeue:
             self._give_back(uuid)
         return outcome
+
+    def stop_waiting(self, request: Context) -> tuple[int, Any, float]:
+        """Store a running task as cancelled, although it has not ended; return what Celery's tracer would."""
+        backend: Any = self.backend
+        backend.mark_as_revoked(request.id, "terminated", request=request, store_result=self._stores(request))
+        return 1, _outcome(Revoked("terminated")).retval, 0.0
 
     def _give_back(self, uuid: str) -> None:
         """Do not count a run that the task itself has put off: nothing died."""

@@ -25,8 +25,6 @@ import amqp.transport
 from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
 from kombu.transport import pyamqp
 
-from async_celery.worker.pool import AsynPool
-
 _FRAME = Struct(">BHI")
 _END = 0xCE
 _ACK = Struct(">BHIHHQBB")
@@ -187,8 +185,8 @@ def holding(loop: Callable[..., None]) -> Callable[..., None]:
     @wraps(loop)
     def run(consumer: Any, connection: Any, *args: Any) -> None:
         transport = getattr(connection.connection, "transport", None)
-        pool = consumer.pool._pool
-        if not isinstance(transport, _Holding) or not isinstance(pool, AsynPool):
+        pool = consumer.pool._pool or consumer.pool
+        if not isinstance(transport, _Holding) or not hasattr(pool, "has_waiting"):
             loop(consumer, connection, *args)
             return
         hub = consumer.hub

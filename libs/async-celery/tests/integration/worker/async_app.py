@@ -7,7 +7,9 @@ What belongs here: the smallest coroutine per behaviour that a test needs.
 """
 
 import asyncio
+import gc
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +28,7 @@ def make_async_app(settings: AppSettings) -> Celery:
     """Make the app with its tasks; a worker's, or a client's of that worker."""
     app = make_app(settings)
     oracle, events = Oracle(settings.oracle), events_of(settings)
+    here: set[str] = set()
 
     def note(task: "Task[Any, Any]") -> None:
         oracle.note(task.request.id or "", 1 + task.request.retries)
@@ -68,6 +71,70 @@ def make_async_app(settings: AppSettings) -> Celery:
         while True:
             with suppress(Exception):
                 time.sleep(0.05)  # noqa: ASYNC251 (what nobody should do)
+
+    @app.task(name="meet", bind=True)
+    async def meet(self: "Task[Any, Any]", count: int, seconds: float = 10) -> int:
+        """Wait, for so long at most, until so many are here at once; return the most that were."""
+        note(self)
+        here.add(self.request.id or "")
+        most = len(here)
+        try:
+            end = time.monotonic() + seconds
+            while most < count and time.monotonic() < end:
+                await asyncio.sleep(0.01)
+                most = max(most, len(here))
+            await asyncio.sleep(0.05)
+        finally:
+            here.discard(self.request.id or "")
+        return most
+
+    @app.task(name="who", bind=True)
+    async def who(self: "Task[Any, Any]") -> list[Any]:
+        """Return the ids by which it knows itself: before it awaits, after, and in an asyncio task of its own."""
+        note(self)
+
+        async def inside() -> Any:
+            await asyncio.sleep(0.01)
+            return current_task.request.id
+
+        first = self.request.id
+        await asyncio.sleep(0.02)
+        return [first, self.request.id, current_task.request.id, await asyncio.wait_for(inside(), 5)]
+
+    @app.task(name="who_in_thread", bind=True)
+    def who_in_thread(self: "Task[Any, Any]") -> dict[str, Any]:
+        """Return the same of a plain function, and whether it may block."""
+        note(self)
+        time.sleep(0.05)
+        is_main = threading.current_thread() is threading.main_thread()
+        return {"id": current_task.request.id, "own": self.request.id, "in_main": is_main}
+
+    @app.task(name="swallow_on", bind=True)
+    async def swallow_on(self: "Task[Any, Any]") -> None:
+        """Run on, however often it is cancelled."""
+        note(self)
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+
+    @app.task(name="leave_the_program", bind=True)
+    async def leave_the_program(self: "Task[Any, Any]") -> None:
+        note(self)
+        if len(oracle.executions(self.request.id)) == 1:
+            raise SystemExit(3)
+
+    @app.task(name="garbage", bind=True)
+    async def garbage(self: "Task[Any, Any]") -> int:
+        """Return how many objects the garbage collector finds."""
+        note(self)
+        return gc.collect()
+
+    @app.task(name="send_next", bind=True)
+    async def send_next(self: "Task[Any, Any]") -> str:
+        """Send a task, as a child of this one."""
+        note(self)
+        await asyncio.sleep(0)
+        return str(plus.delay(1, 1).id)
 
     @app.task(name="cooperate_on", bind=True)
     async def cooperate_on(self: "Task[Any, Any]") -> None:

@@ -135,9 +135,9 @@ class WorkerProcess:
             oracle=str(self.oracle.path),
             queue=queue,
             policy=policy or Policy(),
-            conf=conf or {},
+            conf={**(conf or {}), "worker_pool": pool},
         )
-        self._command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", pool]
+        self._command = [sys.executable, "-m", "celery", "-A", app, "worker"]
         self._command += ["-c", str(processes), "-n", f"{self.name}@%h", "--without-gossip", "--without-mingle"]
         self._command += ["--loglevel", "INFO", *options]
         self._process: subprocess.Popen[bytes] | None = None
