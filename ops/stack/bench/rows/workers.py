@@ -99,14 +99,16 @@ def _act(lab: Lab, _: Standing, *, worker: Worker, queue_type: str, count: int) 
 ROW = Row(
     name="workers",
     title="Workers",
-    conditions="The queue is filled with no-op tasks before the worker starts; the rate is that from the first "
-    "tenth of the results to the last, read in Redis (with `ignore_result`: what is left in the "
-    "queue, in RabbitMQ). Every stored result is compared with its task's argument. Celery without "
-    "gossip and mingle, otherwise its defaults (early acks, prefetch 4 per process; solo 64, because "
-    "with 4 it mostly waits); ours is that prefork, -c 2, with late acks and everything that its promises "
-    "need switched on (`contenders/async_celery/worker.py`); `pool asyncio` is the same with an `async def` "
-    "task, 100 at once in one process; events are those of `-E`, which nobody consumes. taskiq, aio-celery and arq: one process, their defaults. aio-celery cannot declare a quorum "
-    "queue; arq has no broker.",
+    conditions="The queue is filled with no-op tasks before the worker starts; the rate is that from the "
+    "first tenth of the results to the last, read in Redis (with `ignore_result`: what is left "
+    "in the queue, in RabbitMQ). Every stored result is compared with its task's argument. "
+    "Celery without gossip and mingle, otherwise its defaults (early acks, prefetch 4 per "
+    "process; solo 64, because with 4 it mostly waits); ours is that prefork, -c 2, with late "
+    "acks and everything that its promises need switched on "
+    "(`contenders/async_celery/worker.py`); `pool asyncio` is the same with an `async def` "
+    "task, 100 at once in one process; events are those of `-E`, which nobody consumes. taskiq, "
+    "aio-celery and arq: one process, their defaults. aio-celery cannot declare a quorum queue; "
+    "arq has no broker.",
     contenders=(OURS, CELERY, TASKIQ, AIO_CELERY, ARQ, LIMIT),
     turns=_turns,
     tables=(

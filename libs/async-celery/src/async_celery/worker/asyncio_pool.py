@@ -27,7 +27,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery._state import _task_stack  # type: ignore[attr-defined]  # older stubs
 from celery.concurrency.base import BasePool
@@ -37,7 +36,7 @@ from kombu.asynchronous import get_event_loop
 from async_celery.worker import loops
 from async_celery.worker.backend import backend_of
 from async_celery.worker.clock import TaskCancelled
-from async_celery.worker.jobs import Job, JobLoop, identity, in_greenlet
+from async_celery.worker.jobs import Job, JobLoop, identity, in_greenlet, raised
 from async_celery.worker.policy import policy_of
 from async_celery.worker.waiting import run_here
 
@@ -157,10 +156,7 @@ class TaskPool(BasePool):
 
     def _tell_of_timeout(self, options: "_Options") -> None:
         # What the pool of processes does, in its order.
-        try:
-            raise TimeLimitExceeded(options.timeout)
-        except TimeLimitExceeded:
-            outcome = ExceptionInfo()
+        outcome = raised(TimeLimitExceeded(options.timeout))
         self._tell(options.on_end(outcome), outcome)
         self._tell(options.on_timeout, False, options.timeout)
 

@@ -23,7 +23,6 @@ What belongs here: one job, and the loop that jobs run on. How many there are, a
 import asyncio
 import concurrent.futures
 import contextvars
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, TypeVar
@@ -82,6 +81,14 @@ def identity() -> Hashable:
     """Return by what Celery's stacks are told apart: the job, else what Celery takes."""
     job = waiting.job.get()
     return get_ident() if job is None else job
+
+
+def raised(exc: Exception) -> ExceptionInfo:
+    """Return an exception as Celery's pools hand it on."""
+    try:
+        raise exc  # noqa: TRY301 (`ExceptionInfo` is of what is being handled)
+    except Exception:
+        return ExceptionInfo()
 
 
 class Job:
@@ -147,13 +154,10 @@ class Job:
             return self.target(*self.args)
         except GreenletExit:
             raise
-        except Exception:
-            return ExceptionInfo()
-        except BaseException as exc:
-            try:
-                raise WorkerLostError(repr(exc)).with_traceback(sys.exc_info()[2])
-            except WorkerLostError:
-                return ExceptionInfo()
+        except Exception as exc:
+            return raised(exc)
+        except BaseException as exc:  # SystemExit of a body must not end the worker
+            return raised(WorkerLostError(repr(exc)))
 
     # ---- what `ReliableTask` does with the clock of a process ----
 

@@ -253,11 +253,10 @@ def test_tasks_wait_for_redis_and_the_others_run_on(
     own_redis.start()
     try:
         worker = make_beside(backend=own_redis.url()).start()
-        tasks = [worker.send("hold_on", 1) for _ in range(5)]
+        tasks = [worker.send("hold_on", 1) for _ in range(10)]
         for task in tasks:
             running(worker, task)
         own_redis.kill()
-        tasks += [worker.send("plus", 1, n) for n in range(20)]
         # They end while Redis is away, and begin to wait for it: side by side.
         wait_until(lambda: "Failed operation" in worker.text, what="an end that cannot be stored")
         time.sleep(1)
@@ -273,9 +272,10 @@ def test_a_redis_that_hangs_is_left(make_beside: WorkerFactory, tmp_path_factory
     own_redis.start()
     try:
         worker = make_beside(backend=own_redis.url(), conf={"redis_socket_timeout": 1}).start()
-        worker.ended(worker.send("plus", 1, 1))
+        tasks = [worker.send("hold_on", 1) for _ in range(10)]
+        for task in tasks:
+            running(worker, task)
         own_redis.hang()
-        tasks = [worker.send("plus", 1, n) for n in range(20)]
         wait_until(lambda: "does not answer" in worker.text, what="a call that is given up")
         own_redis.go_on()
         assert {meta["status"] for meta in all_ended(worker, tasks)} == {"SUCCESS"}
@@ -285,7 +285,7 @@ def test_a_redis_that_hangs_is_left(make_beside: WorkerFactory, tmp_path_factory
 
 
 def test_asked_to_end_it_ends_its_tasks_first(make_beside: WorkerFactory) -> None:
-    worker = make_beside(conf={"worker_prefetch_multiplier": 2}).start()
+    worker = make_beside().start()
     tasks = [worker.send("hold_on", 1) for _ in range(30)]
     running(worker, tasks[0])
     assert worker.stop() == 0
