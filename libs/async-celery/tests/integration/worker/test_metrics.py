@@ -264,14 +264,14 @@ def is_count(key: tuple[str, frozenset[tuple[str, str]]]) -> bool:
     return key[0].startswith("celery_") and key[0].endswith(("_total", "_count", "_sum", "_bucket"))
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", "solo", "asyncio"])
 def test_pools_without_processes_count_in_the_main_one(metered: Callable[..., Metered], pool: str) -> None:
     one = metered(pool=pool).start()
     one.worker.ended(one.worker.send("add", 1, 2))
     one.worker.ended(one.worker.send("fail"))
     one.wait_for_ends(success=1, failure=1)
     assert one.value("celery_worker_task_duration_seconds_count") == 2
-    assert one.value("celery_worker_pool_processes") == {"threads": 2, "solo": 1}[pool]
+    assert one.value("celery_worker_pool_processes") == {"threads": 2, "solo": 1, "asyncio": 2}[pool]
 
 
 def test_waiting_is_measured_from_publishing_or_from_the_eta(metered: Callable[..., Metered]) -> None:
