@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -388,8 +389,8 @@ class AsyncCelery:
 
     async def _send(self, workflow_id: str, recording: Recording) -> None:
         """Send a workflow. What its tasks and its readers need is stored before the first of it can run."""
-        await self._link.backend.save(workflow_id, recording.record, recording.calls)
-        await self._link.broker.publish_all(recording.publications)
+        save = partial(self._link.backend.save, workflow_id, recording.record, recording.calls)
+        await self._link.broker.publish_all(recording.publications, after=save)
 
     @overload
     def handle(self, task_id: str, result_type: None = ...) -> TaskHandle[Any]: ...

@@ -21,7 +21,7 @@ import os
 import platform
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context, copy_context
 
 from celery import Celery
@@ -108,11 +108,16 @@ class AmqpBroker:
         self._send_soon()
         await self._end_of(letter)
 
-    async def publish_all(self, publications: Sequence[Publication]) -> None:
+    async def publish_all(
+        self, publications: Sequence[Publication], *, after: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """See `Broker`. Nothing is published if one cannot be encoded."""
         # Before the work of encoding. What is refused here counts as one message: no other was tried.
         self._check_told(None, *_subject(publications[0]) if publications else (None, ""))
-        messages = await self._encode_all(publications)
+        if after is None:
+            messages = await self._encode_all(publications)
+        else:
+            _, messages = await asyncio.gather(after(), self._encode_all(publications))
         letters: deque[Letter] = deque()
         try:
             for publication, message in zip(publications, messages, strict=True):

@@ -47,13 +47,14 @@ from celery.utils.time import maybe_make_aware
 
 from async_celery.canvas import freeze, has_more_tasks_than
 from async_celery.errors import PayloadError
-from async_celery.plain_chain import freeze_plain_chain
+from async_celery.plain_chain import freeze_plain_chain, is_short
 from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SigningAMQP
 from async_celery.types import PUBLISHED_AT, BackendCall, Publication, Recording, TaskMessage, TaskRecord
 
 # A task takes some 130 µs, so the loop is held up for 2 ms at most. These are done sooner here than in a thread,
-# which takes 100 µs to hand them over, and longer where others want the interpreter as well.
+# which takes 100 µs to hand them over, and longer where others want the interpreter as well. A plain chain takes
+# much less (`plain_chain.is_short`).
 _MOST_TASKS_ON_THE_LOOP = 16
 
 _SWITCH_INTERVAL = 0.001  # s
@@ -128,7 +129,7 @@ class CeleryRecorder:
         self, canvas: Any, *, workflow_id: str, accepted_at: datetime, deadline: datetime
     ) -> Recording:
         """See `types.Recorder`."""
-        if not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas):
+        if not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas) or is_short(canvas):
             return self._record(canvas, workflow_id, accepted_at, deadline)
 
         def record() -> Recording:

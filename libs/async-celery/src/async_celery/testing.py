@@ -33,7 +33,7 @@ import asyncio
 import contextlib
 import time
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -440,9 +440,13 @@ class _MemoryBroker:
         root = TaskNode(kind=NodeKind.TASK, id=sent.id, name=sent.name)
         self._worker.take(root, {sent.id: _Task(sent=sent)})
 
-    async def publish_all(self, publications: Sequence[Publication]) -> None:
+    async def publish_all(
+        self, publications: Sequence[Publication], *, after: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """See `Broker`."""
         self._check_up(None)
+        if after is not None:
+            await after()
         self._worker.take_workflow(publications)
 
     async def revoke(self, task_ids: Sequence[str], *, terminate: bool) -> None:

@@ -27,7 +27,7 @@ import io
 import pickle
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -106,8 +106,12 @@ class ThreadsBroker:
         with self._observed([(message.name, message.queue)]):
             await self._run(lambda: self._link().publish(self._recorder.task(message)), task_id=message.task_id)
 
-    async def publish_all(self, publications: Sequence[Publication]) -> None:
+    async def publish_all(
+        self, publications: Sequence[Publication], *, after: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """See `types.Broker`."""
+        if after is not None:
+            await after()
 
         def publish() -> None:
             link = self._link()

@@ -8,7 +8,7 @@ What belongs here: values and protocols without behaviour beyond their own (de)s
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, StrEnum, auto
@@ -291,11 +291,18 @@ class Broker(Protocol):
             PayloadError: it cannot be serialised.
         """
 
-    async def publish_all(self, publications: Sequence[Publication]) -> None:
+    async def publish_all(
+        self, publications: Sequence[Publication], *, after: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Publish these; return when all are confirmed.
+
+        Args:
+            publications: what to publish.
+            after: what must be done before the first of them leaves; they are made ready meanwhile.
 
         Raises:
             PublishError, PayloadError: as for `publish`, the first one met; others may be published.
+            Exception: what `after` raises; nothing was published.
         """
 
     async def revoke(self, task_ids: Sequence[str], *, terminate: bool) -> None:

@@ -100,8 +100,8 @@ async def submit_and_stall(url: str, backend_url: str, queue: str, notes: str, p
     broker: Any = client._link.broker
     publish_all = broker.publish_all
 
-    async def stall(publications: list[Publication]) -> None:
-        await publish_all(publications[:published])
+    async def stall(publications: list[Publication], **options: Any) -> None:
+        await publish_all(publications[:published], **options)
         headers = publications[0].options["headers"]
         body = publications[0].body[2]["chord"]
         print(json.dumps({"group": headers["group"], "workflow": body.options["task_id"]}), flush=True)
