@@ -4,6 +4,7 @@ What belongs here: which row is in which file.
 """
 
 from bench_protocol import main
+from caller import round_trip
 from consumer import check, publish, worker
 from listener import wait
 from load import alternate, load
@@ -14,6 +15,7 @@ if __name__ == "__main__":
         {
             "enqueue": enqueue,
             "backlog": backlog,
+            "round-trip": round_trip,
             "fill": fill,
             "worker": worker,
             "publish": publish,

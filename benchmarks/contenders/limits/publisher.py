@@ -112,7 +112,7 @@ class _Pump(_Publisher):
             self._done.set_result(None)
 
 
-class _Awaited(_Publisher):
+class Awaited(_Publisher):
     """Gives every send a future; one write per turn of the loop."""
 
     def __init__(self) -> None:
@@ -136,6 +136,7 @@ class _Awaited(_Publisher):
         self._unwritten.clear()
 
     def confirm(self, tag: int, *, multiple: bool) -> None:
+        """End the futures of what is confirmed."""
         for one in range(self._confirmed_to + 1, tag + 1) if multiple else (tag,):
             if future := self._unconfirmed.pop(one, None):
                 future.set_result(None)
@@ -143,7 +144,8 @@ class _Awaited(_Publisher):
             self._confirmed_to = tag
 
 
-async def _open(url: str, publisher: _AnyPublisher) -> _AnyPublisher:
+async def connected(url: str, publisher: _AnyPublisher) -> _AnyPublisher:
+    """Return the publisher, connected and in confirm mode."""
     connection = wire.amqp(url)
     wire.call(connection, commands.Confirm.Select(), commands.Confirm.SelectOk)
     connection.setblocking(False)
@@ -156,13 +158,13 @@ def enqueue(asked: Command) -> dict[str, Any]:
     message = wire.Message(asked.queue).encode(task_id(1), 1)
 
     async def awaited() -> dict[str, Any]:
-        publisher = await _open(asked.broker, _Awaited())
+        publisher = await connected(asked.broker, Awaited())
         answer = await enqueue_awaited(asked, lambda: publisher.send(message))
         publisher.transport.close()
         return answer
 
     async def run() -> dict[str, Any]:
-        pump = await _open(asked.broker, _Pump())
+        pump = await connected(asked.broker, _Pump())
         total = await pump.send(message, 1, count=_WARM_UP)
         levels = []
         for senders in asked.levels:
@@ -182,7 +184,7 @@ def backlog(asked: Command) -> dict[str, Any]:
     message, window = wire.Message(asked.queue).encode(task_id(1), 1), asked.count // 10
 
     async def run() -> dict[str, Any]:
-        pump = await _open(asked.broker, _Pump())
+        pump = await connected(asked.broker, _Pump())
 
         async def send(count: int) -> float:
             begin = time.perf_counter()
@@ -205,7 +207,7 @@ def fill(asked: Command) -> dict[str, Any]:
     message = wire.Message(asked.queue, ignore_result=asked.ignore_result)
 
     async def run() -> None:
-        pump = await _open(asked.broker, _Pump())
+        pump = await connected(asked.broker, _Pump())
         for first in range(0, asked.count, _CHUNK):
             numbers = range(first, min(first + _CHUNK, asked.count))
             await pump.send_once([message.encode(task_id(number), number) for number in numbers])

@@ -80,6 +80,7 @@ LIMIT = Contender(name="limit: prebuilt bytes", folder="limits", packages=("pamq
 AWAITED = Contender(
     name="limit: prebuilt bytes, awaited", folder="limits", way="awaited", packages=("pamqp", "hiredis")
 )
+CALLER = Contender(name="limit: prebuilt bytes, called", folder="limits", packages=("pamqp", "hiredis"))
 PUBSUB = Contender(name="limit: bare Redis pub/sub", folder="limits", packages=("hiredis",))
 FAST_WORKER = Contender(name="limit: the fast worker alone", folder="limits", packages=("pamqp", "hiredis"))
 

@@ -17,6 +17,7 @@ from stack.bench.contenders import (
     API,
     AWAITED,
     BARE,
+    CALLER,
     CELERY,
     DRAMATIQ,
     EMPTY,
@@ -211,6 +212,7 @@ def _round_trip() -> Iterator[Goal]:
             metric="results/s",
             against=(against.name,),
             bound=bound,
+            limit=CALLER.name,
         )
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from stack.bench.contenders import (
     AIO_CELERY,
     ARQ,
+    CALLER,
     DRAMATIQ,
     FAST_WORKER,
     OURS,
@@ -38,6 +39,7 @@ _PAIRS = (
     (THREAD_POOL, FAST),
     (AIO_CELERY, FAST),
     (OURS, FAST),
+    (CALLER, FAST),
     (TASKIQ, OWN),
     (DRAMATIQ, OWN),
     (ARQ, OWN),
@@ -132,13 +134,14 @@ ROW = Row(
     name="round-trip",
     title="Round trip",
     conditions="Send a no-op task and wait for its result, with 1 and 50 concurrent callers; every result is "
-    "compared with its task's argument. Classic durable queue, persistent, confirms on, results in "
-    "Redis (arq: all in Redis). `prefork -c 2` is Celery's own worker; the `fast worker` is a bare "
-    "asyncio consumer that stores results as Celery's Redis backend does, and its line is its own "
-    "rate with no client beside it. taskiq, dramatiq (2 processes) and arq run their own workers. "
-    "Polling intervals are the libraries' defaults (reference: the original's back-off; taskiq 0.2 "
-    "s), but for aio-celery and arq (0.5 s by default), which poll every 10 ms, in their favour.",
-    contenders=(REFERENCE, AIO_CELERY, OURS, TASKIQ, DRAMATIQ, ARQ, FAST_WORKER),
+    "compared with its task's argument. Classic durable queue, persistent, confirms on, results "
+    "in Redis (arq: all in Redis). `prefork -c 2` is Celery's own worker; the `fast worker` is a "
+    "bare asyncio consumer that stores results as Celery's Redis backend does, and its line is "
+    "its own rate with no client beside it; `called` is the least that a client can do. taskiq, "
+    "dramatiq (2 processes) and arq run their own workers. Polling intervals are the libraries' "
+    "defaults (reference: the original's back-off; taskiq 0.2 s), but for aio-celery and arq (0.5 "
+    "s by default), which poll every 10 ms, in their favour.",
+    contenders=(REFERENCE, AIO_CELERY, OURS, TASKIQ, DRAMATIQ, ARQ, CALLER, FAST_WORKER),
     turns=_turns,
     tables=tuple(_table(worker) for worker in (PREFORK, FAST, OWN)),
     plots={
