@@ -26,6 +26,7 @@ from async_celery.errors import (
     TaskNotFound,
     TaskRevoked,
 )
+from async_celery.metas import is_final
 from async_celery.observation import Observer, RevokeReason, WaitOutcome
 from async_celery.spans import Tracer
 from async_celery.status import is_stuck, task_at_fault, task_status, workflow_status
@@ -311,8 +312,11 @@ class TaskHandle(Generic[R]):
                     status = await self._first_look()
                     if status.state.is_final:
                         return status
+                if self._record is None:
+                    metas[self.id] = await self._link.backend.ending(self.id, self._expectation)
+                    return self._status_from(metas)
                 # A workflow may have thousands of tasks: only these, or a failure, can end it.
-                missing = set(self._record.tree.result_ids()) if self._record else {self.id}
+                missing = set(self._record.tree.result_ids())
                 async with contextlib.aclosing(self._follow()) as batches:
                     async for batch in batches:
                         _learn(metas, batch)
@@ -320,7 +324,7 @@ class TaskHandle(Generic[R]):
                         for task_id, meta in batch:
                             if meta["status"] == TaskState.SUCCESS:
                                 missing.discard(task_id)
-                            elif meta["status"] in _ENDINGS:
+                            elif is_final(meta):
                                 failed = True
                         if failed or not missing:
                             status = await self._settled(self._status_from(metas))
@@ -438,10 +442,6 @@ class TaskHandle(Generic[R]):
         return left if seconds is None else min(seconds, left)
 
 
-# As Celery spells them; the last two are endings without a result.
-_ENDINGS = {TaskState.FAILURE, TaskState.REVOKED, "REJECTED", "IGNORED"}
-_FINAL = {TaskState.SUCCESS, *_ENDINGS}
-
 _WAIT_OUTCOMES = {
     TaskState.SUCCESS: WaitOutcome.SUCCESS,
     TaskState.FAILURE: WaitOutcome.FAILURE,
@@ -456,7 +456,7 @@ def _learn(metas: dict[str, Meta], batch: list[tuple[str, Meta]]) -> None:
     """Take over what came, unless it is older: what was read may overtake what was pushed before."""
     for task_id, meta in batch:
         known = metas.get(task_id)
-        if known is None or known["status"] not in _FINAL or meta["status"] in _FINAL:
+        if known is None or not is_final(known) or is_final(meta):
             metas[task_id] = meta
 
 

@@ -10,15 +10,16 @@ bytes is one again. Compressed results (`result_compression`) are read too.
 What belongs here: the stored form. What a state means is `status.py`'s.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from celery.backends import base
 from kombu.utils import json as kombu_json
 
-from async_celery.types import Meta
+from async_celery.types import Meta, TaskState
 
 # Celery's type stubs are older than it is.
 _decompress: Callable[[bytes], bytes] = base.decompress_payload  # type: ignore[attr-defined]
@@ -26,6 +27,9 @@ _decompress: Callable[[bytes], bytes] = base.decompress_payload  # type: ignore[
 _decode_json: Callable[[str], Any] = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
 # Some errors quote what they could not read.
 _MOST_OF_A_REASON = 200  # characters
+
+_FINAL = frozenset({TaskState.SUCCESS, TaskState.FAILURE, TaskState.REVOKED, "REJECTED", "IGNORED"})
+"""As Celery spells them; the last two are endings without a result."""
 
 DECODED_AT_ONCE = 128 * 1024
 """How many bytes may be decoded before the loop has its turn: some 5 ms of many small objects."""
@@ -52,6 +56,21 @@ def decode(task_id: str, payload: bytes, *, max_bytes: int) -> Meta:
     if not (isinstance(meta, dict) and isinstance(meta.get("status"), str)):
         return _unreadable(task_id, "it has no status")
     return meta
+
+
+def is_final(meta: Meta) -> bool:
+    """Return whether a task with this result has ended."""
+    return meta["status"] in _FINAL
+
+
+async def ending_of(batches: AsyncGenerator[list[tuple[str, Meta]]]) -> Meta:
+    """Return the first final result of those that a backend's `follow` yields, and end it."""
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            for _, meta in batch:
+                if is_final(meta):
+                    return meta
+    raise AssertionError("`follow` ends by an exception only")
 
 
 def too_large(task_id: str, size: int, *, max_bytes: int) -> Meta:

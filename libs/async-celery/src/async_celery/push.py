@@ -37,7 +37,7 @@ from async_celery.heard import Heard
 from async_celery.observation import NOBODY, Observer
 from async_celery.resp import Address, Commands, Connection
 from async_celery.task_ids import TaskIds
-from async_celery.types import Meta, TaskState
+from async_celery.types import Meta
 
 # By how much a result is late when its push was lost. Half of it would double the cost, which at 10,000 waiters
 # is 1-2% of a processor and 10 commands a second.
@@ -47,6 +47,8 @@ _KEYS_AT_ONCE = 1000
 # Waiters that are woken before the loop has its turn: some 3 ms of their work.
 _WOKEN_AT_ONCE = 100
 _RECONNECT = Backoff(first=0.02, factor=2, limit=2, jitter=0.5)
+
+_CLOSED = "the AsyncCelery of this handle is closed: make a new one"
 
 _log = logging.getLogger(__name__)
 
@@ -126,10 +128,31 @@ class Push:
             while True:
                 await follower.ready.wait()
                 if self._closed:
-                    raise TransportError("the AsyncCelery of this handle is closed: make a new one")
+                    raise TransportError(_CLOSED)
                 yield self._taken(follower)
                 if follower.ready.is_set():
                     await asyncio.sleep(0)
+        finally:
+            self._remove(follower, ids)
+
+    async def ending(self, task_id: str, expectation: Expectation | None) -> Meta:
+        """See `types.Backend`.
+
+        Raises:
+            TransportError: as for `follow`.
+        """
+        self._start()
+        follower = _Follower()
+        ids = (task_id,)
+        self._add(follower, ids, expectation)
+        try:
+            while True:
+                await follower.ready.wait()
+                if self._closed:
+                    raise TransportError(_CLOSED)
+                for _, meta in self._taken(follower):
+                    if metas.is_final(meta):
+                        return meta
         finally:
             self._remove(follower, ids)
 
@@ -238,7 +261,7 @@ class Push:
             task_id = next(iter(follower.payloads))
             payload = follower.payloads.pop(task_id)
             meta = metas.decode(task_id, payload, max_bytes=self._max_result_bytes)
-            if meta["status"] in _FINAL:
+            if metas.is_final(meta):
                 self._followed[task_id].is_final = True
             batch.append((task_id, meta))
             size += len(payload)
@@ -415,9 +438,6 @@ class _Follower:
     def __init__(self) -> None:
         self.payloads: dict[str, bytes] = {}
         self.ready = asyncio.Event()
-
-
-_FINAL = frozenset(state.value for state in TaskState if state.is_final)
 
 
 def _heed(answer: "asyncio.Future[list[Any]]") -> bool:

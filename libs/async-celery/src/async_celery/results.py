@@ -121,6 +121,14 @@ class RedisBackend:
         """
         return self._push.follow(task_ids, expectation if isinstance(expectation, Expectation) else None)
 
+    async def ending(self, task_id: str, expectation: AnyExpectation | None = None) -> Meta:
+        """See `types.Backend`.
+
+        Raises:
+            TransportError: as for `follow`.
+        """
+        return await self._push.ending(task_id, expectation if isinstance(expectation, Expectation) else None)
+
     async def read(self, task_id: str) -> tuple[Meta | None, TaskRecord | None]:
         """See `types.Backend`."""
         with self._operation():

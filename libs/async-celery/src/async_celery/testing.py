@@ -46,6 +46,7 @@ from kombu.serialization import dumps, loads
 from async_celery.client import AsyncCelery
 from async_celery.errors import BackendError, PayloadError, PublishError
 from async_celery.history import id_parts
+from async_celery.metas import ending_of
 from async_celery.observation import NOBODY, Observer, guarded
 from async_celery.recording import CeleryRecorder
 from async_celery.signed_pickle import SERIALIZER as SIGNED_PICKLE
@@ -497,6 +498,10 @@ class _MemoryBackend:
     def expect(self) -> Expectation:
         """See `Backend`."""
         return None
+
+    async def ending(self, task_id: str, expectation: Expectation | None = None) -> Meta:
+        """See `Backend`."""
+        return await ending_of(self.follow((task_id,), expectation))
 
     async def follow(
         self,

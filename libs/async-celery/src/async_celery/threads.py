@@ -49,6 +49,7 @@ from async_celery.errors import (
     TransportError,
     Unsupported,
 )
+from async_celery.metas import ending_of
 from async_celery.observation import NOBODY, Observer, PublishOutcome
 from async_celery.recording import CeleryRecorder, build_backend
 from async_celery.types import (
@@ -271,6 +272,10 @@ class ThreadsBackend:
     def expect(self) -> Expectation:
         """See `types.Backend`."""
         return None
+
+    async def ending(self, task_id: str, expectation: Expectation | None = None) -> Meta:
+        """See `types.Backend`."""
+        return await ending_of(self.follow((task_id,), expectation))
 
     async def follow(
         self,
