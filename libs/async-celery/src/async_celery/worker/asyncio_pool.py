@@ -16,6 +16,8 @@ What a body must not do is to block: all tasks, and the connection to the broker
 functions run in threads; those neither hear of a time limit nor of a cancellation. A body that swallows its
 cancellation cannot be killed, there is no process of its own; it is given up, and the log says so.
 
+Needs `pip install async-celery[asyncio]`.
+
 What belongs here: how many jobs run, for how long, and whose turn it is.
 """
 
@@ -25,6 +27,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from celery import signals
@@ -66,6 +69,9 @@ class TaskPool(BasePool):
         """Make the event loop. Celery calls it in the process that runs the tasks."""
         self._home = JobLoop()
         self.loop = self._home.loop
+        # Of plain functions there may be as many as of all tasks. What `meanwhile` calls does not wait for them.
+        self.loop.set_default_executor(ThreadPoolExecutor(self.limit, "async-celery-function"))
+        self._aside = ThreadPoolExecutor(1, "async-celery-aside")
         loops.use(self._home)
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[tuple[Job, _Options]] = deque()
@@ -247,7 +253,7 @@ class TaskPool(BasePool):
 
     def meanwhile(self, function: Callable[..., T], *args: Any) -> T:
         """Call in a thread what blocks for long, as connecting to a broker that is away; jobs run on."""
-        return self.loop.run_until_complete(asyncio.to_thread(function, *args))
+        return self.loop.run_until_complete(self.loop.run_in_executor(self._aside, function, *args))
 
     def flush(self) -> None:
         """Forget what has not begun: the connection to the broker is lost, and it comes back."""
@@ -280,6 +286,7 @@ class TaskPool(BasePool):
             _logger.exception("While the worker ends")
 
     def _close(self) -> None:
+        self._aside.shutdown(wait=False)
         signals.worker_process_shutdown.send(sender=None, pid=None, exitcode=0)
         self._home.close()
 

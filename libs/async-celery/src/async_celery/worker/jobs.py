@@ -16,6 +16,8 @@ A job that is interrupted (soft time limit, cancellation) is so in its body alon
 that is given up (hard time limit, the end of the worker) is interrupted, and whatever it still says is not
 heard.
 
+Needs `pip install async-celery[asyncio]`.
+
 What belongs here: one job, and the loop that jobs run on. How many there are, and since when, is the pool's
 (`asyncio_pool.py`).
 """

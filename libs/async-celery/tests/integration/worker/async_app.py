@@ -136,6 +136,17 @@ def make_async_app(settings: AppSettings) -> Celery:
         await asyncio.sleep(0)
         return str(plus.delay(1, 1).id)
 
+    @app.task(name="tick", bind=True)
+    async def tick(self: "Task[Any, Any]", gate: str) -> float:
+        """Look for a file until it is there; return the longest time, in s, between two looks."""
+        note(self)
+        longest, last = 0.0, time.monotonic()
+        while not os.path.exists(gate):  # noqa: ASYNC240, PTH110 (as quick as can be)
+            await asyncio.sleep(0.05)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        return longest
+
     @app.task(name="cooperate_on", bind=True)
     async def cooperate_on(self: "Task[Any, Any]") -> None:
         """Ask by itself, as it must in pools without signals."""

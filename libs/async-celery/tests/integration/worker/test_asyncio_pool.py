@@ -3,18 +3,21 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from celery import chain, chord, group
+from celery import Celery, chain, chord, group
 
-from async_celery.worker import Policy
+from async_celery.worker import Policy, dead_letters
 
 from ..conftest import Address
 from ..faults import scaled
+from ..rabbitmq_server import RabbitServer
 from ..redis_server import RedisServer
 from .async_app import events_of
 from .conftest import WorkerFactory
@@ -230,7 +233,74 @@ def test_cancelling_as_tasks_end_never_hits_another(worker: WorkerProcess, redis
     assert 0 < in_time < count, "the race did not take place"
 
 
+# ---- told from outside ----
+
+
+def test_remote_control(worker: WorkerProcess) -> None:
+    """It sees what runs, ends it by its id, and changes how many run."""
+    control: Any = worker.client.control
+    tasks = [worker.send("hold_on", 60) for _ in range(3)]
+    for task in tasks:
+        running(worker, task)
+    (active,) = control.inspect(timeout=5).active().values()
+    assert {one["id"] for one in active} >= set(tasks)
+    control.revoke(tasks[0], terminate=True)
+    assert worker.ended(tasks[0])["status"] == "REVOKED"
+    control.pool_shrink(SIDE_BY_SIDE - 2, reply=True, timeout=5)
+    (stats,) = control.inspect(timeout=5).stats().values()
+    assert stats["pool"]["max-concurrency"] == 2
+    assert stats["pool"]["running"] == 2
+    control.pool_grow(SIDE_BY_SIDE - 2, reply=True, timeout=5)
+    for task in tasks[1:]:
+        control.revoke(task, terminate=True)
+    assert {meta["status"] for meta in all_ended(worker, tasks)} == {"REVOKED"}
+    assert worker.ended(worker.send("meet", 5, 0.1))["status"] == "SUCCESS"
+
+
+def test_events_tell_of_each_task(make_beside: WorkerFactory) -> None:
+    worker = make_beside(options=("--task-events",)).start()
+    seen: dict[str, list[str]] = {}
+
+    def note(event: dict[str, Any]) -> None:
+        seen.setdefault(event.get("uuid", ""), []).append(event["type"])
+
+    with worker.client.connection_for_read() as connection:
+        receiver: Any = worker.client.events.Receiver(connection, handlers={"*": note})
+        listening = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        listening.start()
+        try:
+            wait_until(lambda: "worker-heartbeat" in seen.get("", ()), what="a heartbeat")
+            tasks = [worker.send("hold_on", 0.1) for _ in range(5)]
+            wait_until(lambda: all("task-succeeded" in seen.get(task, ()) for task in tasks), what="their ends")
+        finally:
+            receiver.should_stop = True
+            listening.join(10)
+    assert {tuple(seen[task]) for task in tasks} == {("task-received", "task-started", "task-succeeded")}
+
+
 # ---- servers that go, workers that end ----
+
+
+def test_tasks_run_on_while_the_broker_is_away(
+    make_beside: WorkerFactory, rabbit_server: RabbitServer, tmp_path: Path
+) -> None:
+    """As long as it takes to connect again, which Celery's own code waits for without a break."""
+    with Celery(broker=rabbit_server.url(), set_as_current=False).connection_for_write() as connection:
+        dead_letters.declare(connection)
+    gate = tmp_path / "gate"
+    worker = make_beside(broker=rabbit_server.url()).start()
+    task = worker.send("tick", str(gate))
+    running(worker, task)
+    rabbit_server.kill()
+    wait_until(lambda: "Trying again in" in worker.text, what="an attempt to connect")
+    time.sleep(3)
+    rabbit_server.start()
+    after = worker.send("plus", 1, 1)
+    assert worker.ended(after, 60)["result"] == 2
+    gate.touch()
+    # Celery sleeps 2 s and longer between its attempts.
+    assert worker.ended(task)["result"] < 1.5
+    assert worker.oracle.verdict([task, after], allowed_extra=1).good
 
 
 def test_a_lost_connection_loses_no_task(make_beside: WorkerFactory) -> None:
