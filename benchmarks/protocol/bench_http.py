@@ -2,15 +2,16 @@
 
 How it works: POST with a small body, validated by a model, answered 202 with the task's id. `empty` sends
 nothing, so it is the most that FastAPI and uvicorn can do here. uvicorn runs as in production: uvloop,
-httptools, one process, no access log.
+httptools, one process, no access log; and what was made until then is hidden from the garbage collector.
 
 What belongs here: the route. How a task is sent is the contender's.
 """
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
+from bench_protocol import settle
 from fastapi import FastAPI
 from pydantic import BaseModel
 
@@ -40,7 +41,14 @@ def serve(
         send: sends the task and returns its id.
         lifespan: Opens and closes the client.
     """
-    app = FastAPI(lifespan=lifespan)
+
+    @asynccontextmanager
+    async def settled(app: FastAPI) -> AsyncIterator[None]:
+        async with nullcontext() if lifespan is None else lifespan(app):
+            settle()
+            yield
+
+    app = FastAPI(lifespan=settled)
 
     @app.post("/", status_code=202)
     async def post(request: Multiplication) -> Accepted:
