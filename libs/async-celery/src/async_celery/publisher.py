@@ -114,10 +114,16 @@ class AmqpBroker:
         """See `Broker`. Nothing is published if one cannot be encoded."""
         # Before the work of encoding. What is refused here counts as one message: no other was tried.
         self._check_told(None, *_subject(publications[0]) if publications else (None, ""))
-        if after is None:
-            messages = await self._encode_all(publications)
-        else:
-            _, messages = await asyncio.gather(after(), self._encode_all(publications))
+        # In a task of its own, so that `after` begins at once.
+        encoding = asyncio.create_task(self._encode_all(publications))
+        # Nobody may be left to hear of a failure.
+        encoding.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            if after is not None:
+                await after()
+            messages = await encoding
+        finally:
+            encoding.cancel()
         letters: deque[Letter] = deque()
         try:
             for publication, message in zip(publications, messages, strict=True):
