@@ -9,7 +9,7 @@ that is not looked at here is none of ours: then there is no plain chain, and Ce
 What belongs here: only what Celery is too slow for. All other shapes are `canvas.py`'s.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from async_celery.types import NodeKind, TaskNode
@@ -24,8 +24,10 @@ OPTIONS_OF_ONE_RUN = frozenset(
 
 _FIELDS = frozenset({"task", "args", "kwargs", "options", "subtask_type", "immutable", "chord_size"})
 _CELERYS_OWN = "celery."  # chunks, which is not told by its type
+_FEWEST = 2  # steps; Celery makes no chain of one
 _SHORT = 300  # steps; each takes some 5 µs
-_PLAIN = (str, int, float, bool, type(None))
+_LISTS = (list, tuple)
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class PlainChain:
@@ -47,59 +49,58 @@ def freeze_plain_chain(
     canvas: Any, app: "Celery", *, workflow_id: str, expires: str, new_child_id: Callable[[], str]
 ) -> tuple[PlainChain, TaskNode] | None:
     """Return what `canvas.freeze` would, and takes; None where the canvas is no plain chain."""
-    if not _is_plain_chain(canvas):
+    steps = _steps_of(canvas)
+    if len(steps) < _FEWEST:
         return None
-    steps = canvas["kwargs"]["tasks"]
+    own = []
+    for step in steps:
+        options = _options_of(step)
+        if options is None:
+            return None
+        own.append(options)
     ids = [*(new_child_id() for _ in steps[1:]), workflow_id]
     thread: Any = app.thread_oid
-    frozen = [
-        {
-            **step,
-            "options": {
-                "expires": expires,
-                **{name: value for name, value in step["options"].items() if name not in OPTIONS_OF_ONE_RUN},
-                "task_id": task_id,
-                "root_id": workflow_id,
-                "reply_to": thread,
-            },
-        }
-        for step, task_id in zip(steps, ids, strict=True)
-    ]
-    nodes = tuple(
-        TaskNode(kind=NodeKind.TASK, id=task_id, name=step["task"])
-        for step, task_id in zip(steps, ids, strict=True)
-    )
+    frozen = []
+    nodes = []
+    for step, options, task_id in zip(steps, own, ids, strict=True):
+        once = {"expires": expires, **options, "task_id": task_id, "root_id": workflow_id, "reply_to": thread}
+        frozen.append({**step, "options": once})
+        nodes.append(TaskNode(kind=NodeKind.TASK, id=task_id, name=step["task"]))
     return PlainChain(app, frozen), TaskNode(
-        kind=NodeKind.CHAIN, id=workflow_id, name=NodeKind.CHAIN, children=nodes
+        kind=NodeKind.CHAIN, id=workflow_id, name=NodeKind.CHAIN, children=tuple(nodes)
     )
 
 
-def is_short(canvas: Any) -> bool:
-    """Return whether it is a plain chain that is frozen and recorded within 2 ms."""
-    return _is_plain_chain(canvas) and len(canvas["kwargs"]["tasks"]) <= _SHORT
+def is_short_chain(canvas: Any) -> bool:
+    """Return whether it is a chain that, if it is plain, is frozen and recorded within 2 ms."""
+    return 0 < len(_steps_of(canvas)) <= _SHORT
 
 
-def _is_plain_chain(canvas: Any) -> bool:
+def _steps_of(canvas: Any) -> Sequence[Any]:
+    """Return the steps of a chain that has nothing but steps; none of anything else."""
     if not (isinstance(canvas, Mapping) and canvas.get("subtask_type") == "chain"):
-        return False
+        return ()
     if canvas["args"] or canvas["options"].keys() - OPTIONS_OF_ONE_RUN or canvas["kwargs"].keys() != {"tasks"}:
-        return False
+        return ()
     steps = canvas["kwargs"]["tasks"]
-    return isinstance(steps, list | tuple) and len(steps) > 1 and all(map(_is_plain_task, steps))
+    return steps if isinstance(steps, _LISTS) else ()
 
 
-def _is_plain_task(step: Any) -> bool:
-    return (
+def _options_of(step: Any) -> dict[str, Any] | None:
+    """Return the options of a plain task, without what an earlier run has left; None of anything else."""
+    if not (
         isinstance(step, dict)
-        and step.keys() <= _FIELDS
+        and _FIELDS.issuperset(step)
         and "options" in step
-        and isinstance(step.get("task"), str)
-        and not step["task"].startswith(_CELERYS_OWN)
+        and isinstance(name := step.get("task"), str)
+        and not name.startswith(_CELERYS_OWN)
         and step.get("subtask_type") is None
-        and isinstance(step.get("args"), list | tuple)
+        and isinstance(step.get("args"), _LISTS)
         and isinstance(step.get("kwargs"), dict)
-        # Links and stamps are lists; what an earlier run has left is dropped.
-        and all(
-            isinstance(value, _PLAIN) or name in OPTIONS_OF_ONE_RUN for name, value in step["options"].items()
-        )
-    )
+    ):
+        return None
+    options: dict[str, Any] = step["options"]
+    if not OPTIONS_OF_ONE_RUN.isdisjoint(options):
+        options = {name: value for name, value in options.items() if name not in OPTIONS_OF_ONE_RUN}
+    # Links and stamps are lists.
+    return options if _PLAIN.issuperset(map(type, options.values())) else None
