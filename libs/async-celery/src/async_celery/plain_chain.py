@@ -22,6 +22,15 @@ OPTIONS_OF_ONE_RUN = frozenset(
 )
 """What an earlier freeze or apply_async leaves behind in a signature's options."""
 
+
+def lasting_options(canvas: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a signature without those of an earlier run; not to be changed."""
+    options: Mapping[str, Any] = canvas["options"]
+    if OPTIONS_OF_ONE_RUN.isdisjoint(options):
+        return options
+    return {name: value for name, value in options.items() if name not in OPTIONS_OF_ONE_RUN}
+
+
 _FIELDS = frozenset({"task", "args", "kwargs", "options", "subtask_type", "immutable", "chord_size"})
 _CELERYS_OWN = "celery."  # chunks, which is not told by its type
 _FEWEST = 2  # steps; Celery makes no chain of one
@@ -86,7 +95,7 @@ def _steps_of(canvas: Any) -> Sequence[Any]:
     return steps if isinstance(steps, _LISTS) else ()
 
 
-def _options_of(step: Any) -> dict[str, Any] | None:
+def _options_of(step: Any) -> Mapping[str, Any] | None:
     """Return the options of a plain task, without what an earlier run has left; None of anything else."""
     if not (
         isinstance(step, dict)
@@ -99,8 +108,6 @@ def _options_of(step: Any) -> dict[str, Any] | None:
         and isinstance(step.get("kwargs"), dict)
     ):
         return None
-    options: dict[str, Any] = step["options"]
-    if not OPTIONS_OF_ONE_RUN.isdisjoint(options):
-        options = {name: value for name, value in options.items() if name not in OPTIONS_OF_ONE_RUN}
+    options = lasting_options(step)
     # Links and stamps are lists.
     return options if _PLAIN.issuperset(map(type, options.values())) else None
