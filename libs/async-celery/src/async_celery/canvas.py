@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from celery import canvas as celery_canvas
 
 from async_celery.errors import PayloadError
-from async_celery.plain_chain import OPTIONS_OF_ONE_RUN
+from async_celery.plain_chain import lasting_options
 from async_celery.types import NodeKind, TaskNode
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class _Freezer:
             case "chain":
                 return self._freeze_chain(canvas, result_id)
             case "group":
-                return self._freeze_group(_flattened(_members(canvas)), result_id, _options(canvas))
+                return self._freeze_group(_flattened(_members(canvas)), result_id, lasting_options(canvas))
             case "chord":
                 header, body = canvas["kwargs"]["header"], canvas["kwargs"]["body"]
-                return self._freeze_chord(header, body, result_id, _options(canvas))
+                return self._freeze_chord(header, body, result_id, lasting_options(canvas))
             case _ if _is_chunks(canvas):
                 return self.freeze(_group_of(canvas), result_id)
             case _:
@@ -96,7 +96,8 @@ class _Freezer:
     def _freeze_task(
         self, task: Mapping[str, Any], task_id: str
     ) -> tuple["celery_canvas.Signature[Any]", TaskNode]:
-        options = {"expires": self._expires, **_options(task), "task_id": task_id, "root_id": self._root_id}
+        own = lasting_options(task)
+        options = {"expires": self._expires, **own, "task_id": task_id, "root_id": self._root_id}
         copy = _Task({**task, "options": options}, app=self._app)
         return copy, TaskNode(kind=NodeKind.TASK, id=task_id, name=task["task"])
 
@@ -110,7 +111,7 @@ class _Freezer:
         frozen = [self.freeze(step, step_id) for step, step_id in zip(steps, ids, strict=True)]
         # Given as one list, the steps are taken as they are: `chain(*steps)` would fold them with `|`.
         copies: Any = [step for step, _ in frozen]
-        copy = celery_canvas._chain(copies, app=self._app, **_options(chain))
+        copy = celery_canvas._chain(copies, app=self._app, **lasting_options(chain))
         nodes = tuple(node for _, node in frozen)
         if len(nodes) == 1:
             return copy, nodes[0]
@@ -177,10 +178,6 @@ class _Task(celery_canvas.Signature[Any]):
         return partial(self._app.send_task, self["task"])
 
 
-def _options(canvas: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in canvas["options"].items() if name not in OPTIONS_OF_ONE_RUN}
-
-
 def _members(canvas: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     members: Iterable[Mapping[str, Any]] = canvas["kwargs"]["tasks"]
     return members
@@ -198,7 +195,7 @@ def _group_of(chunks: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the group that chunks are short for."""
     parts = list(celery_canvas.chunks(**chunks["kwargs"]).group().tasks)
     for part in parts:
-        part.set(**_options(chunks))
+        part.set(**lasting_options(chunks))
     return {"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": parts}, "options": {}}
 
 

@@ -22,11 +22,21 @@ OPTIONS_OF_ONE_RUN = frozenset(
 )
 """What an earlier freeze or apply_async leaves behind in a signature's options."""
 
+
+def lasting_options(canvas: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a signature without those of an earlier run; not to be changed."""
+    options: Mapping[str, Any] = canvas["options"]
+    if OPTIONS_OF_ONE_RUN.isdisjoint(options):
+        return options
+    return {name: value for name, value in options.items() if name not in OPTIONS_OF_ONE_RUN}
+
+
 _FIELDS = frozenset({"task", "args", "kwargs", "options", "subtask_type", "immutable", "chord_size"})
 _CELERYS_OWN = "celery."  # chunks, which is not told by its type
-SHORT = 300
-"""As many steps are frozen, and recorded, within 2 ms."""
-_PLAIN = (str, int, float, bool, type(None))
+_FEWEST = 2  # steps; Celery makes no chain of one
+_SHORT = 300  # steps; each takes some 5 µs
+_LISTS = (list, tuple)
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class PlainChain:
@@ -45,56 +55,59 @@ class PlainChain:
 
 
 def freeze_plain_chain(
-    steps: Sequence[Any], app: "Celery", *, workflow_id: str, expires: str, new_child_id: Callable[[], str]
-) -> tuple[PlainChain, TaskNode]:
-    """Return what `canvas.freeze` would of a chain with these steps (`plain_steps`), and takes."""
+    canvas: Any, app: "Celery", *, workflow_id: str, expires: str, new_child_id: Callable[[], str]
+) -> tuple[PlainChain, TaskNode] | None:
+    """Return what `canvas.freeze` would, and takes; None where the canvas is no plain chain."""
+    steps = _steps_of(canvas)
+    if len(steps) < _FEWEST:
+        return None
+    own = []
+    for step in steps:
+        options = _options_of(step)
+        if options is None:
+            return None
+        own.append(options)
     ids = [*(new_child_id() for _ in steps[1:]), workflow_id]
     thread: Any = app.thread_oid
-    frozen = [
-        {
-            **step,
-            "options": {
-                "expires": expires,
-                **{name: value for name, value in step["options"].items() if name not in OPTIONS_OF_ONE_RUN},
-                "task_id": task_id,
-                "root_id": workflow_id,
-                "reply_to": thread,
-            },
-        }
-        for step, task_id in zip(steps, ids, strict=True)
-    ]
-    nodes = tuple(
-        TaskNode(kind=NodeKind.TASK, id=task_id, name=step["task"])
-        for step, task_id in zip(steps, ids, strict=True)
-    )
+    frozen = []
+    nodes = []
+    for step, options, task_id in zip(steps, own, ids, strict=True):
+        once = {"expires": expires, **options, "task_id": task_id, "root_id": workflow_id, "reply_to": thread}
+        frozen.append({**step, "options": once})
+        nodes.append(TaskNode(kind=NodeKind.TASK, id=task_id, name=step["task"]))
     return PlainChain(app, frozen), TaskNode(
-        kind=NodeKind.CHAIN, id=workflow_id, name=NodeKind.CHAIN, children=nodes
+        kind=NodeKind.CHAIN, id=workflow_id, name=NodeKind.CHAIN, children=tuple(nodes)
     )
 
 
-def plain_steps(canvas: Any) -> Sequence[Any] | None:
-    """Return the steps of a plain chain, None where the canvas is none."""
+def is_short_chain(canvas: Any) -> bool:
+    """Return whether it is a chain that, if it is plain, is frozen and recorded within 2 ms."""
+    return 0 < len(_steps_of(canvas)) <= _SHORT
+
+
+def _steps_of(canvas: Any) -> Sequence[Any]:
+    """Return the steps of a chain that has nothing but steps; none of anything else."""
     if not (isinstance(canvas, Mapping) and canvas.get("subtask_type") == "chain"):
-        return None
+        return ()
     if canvas["args"] or canvas["options"].keys() - OPTIONS_OF_ONE_RUN or canvas["kwargs"].keys() != {"tasks"}:
-        return None
+        return ()
     steps = canvas["kwargs"]["tasks"]
-    is_plain = isinstance(steps, list | tuple) and len(steps) > 1 and all(map(_is_plain_task, steps))
-    return steps if is_plain else None
+    return steps if isinstance(steps, _LISTS) else ()
 
 
-def _is_plain_task(step: Any) -> bool:
-    return (
+def _options_of(step: Any) -> Mapping[str, Any] | None:
+    """Return the options of a plain task, without what an earlier run has left; None of anything else."""
+    if not (
         isinstance(step, dict)
-        and step.keys() <= _FIELDS
+        and _FIELDS.issuperset(step)
         and "options" in step
-        and isinstance(step.get("task"), str)
-        and not step["task"].startswith(_CELERYS_OWN)
+        and isinstance(name := step.get("task"), str)
+        and not name.startswith(_CELERYS_OWN)
         and step.get("subtask_type") is None
-        and isinstance(step.get("args"), list | tuple)
+        and isinstance(step.get("args"), _LISTS)
         and isinstance(step.get("kwargs"), dict)
-        # Links and stamps are lists; what an earlier run has left is dropped.
-        and all(
-            isinstance(value, _PLAIN) or name in OPTIONS_OF_ONE_RUN for name, value in step["options"].items()
-        )
-    )
+    ):
+        return None
+    options = lasting_options(step)
+    # Links and stamps are lists.
+    return options if _PLAIN.issuperset(map(type, options.values())) else None

@@ -41,8 +41,8 @@ RECONNECT = Backoff(first=0.05, factor=2, limit=2.0, jitter=0.5)
 # A wrong password does not become right by trying; a permission that an operator gives back is noticed soon.
 _LOGIN_PAUSE = 5.0  # s
 _CLOSE_TIMEOUT = 1.0  # s
-# How long the loop may be kept by encoding a workflow.
-_ENCODING_SLICE = 0.005  # s
+# How long the loop may be kept by a workflow.
+_SLICE = 0.005  # s
 
 
 class AmqpBroker:
@@ -114,11 +114,18 @@ class AmqpBroker:
         """See `Broker`. Nothing is published if one cannot be encoded."""
         # Before the work of encoding. What is refused here counts as one message: no other was tried.
         self._check_told(None, *_subject(publications[0]) if publications else (None, ""))
-        if after is None:
-            messages = await self._encode_all(publications)
-        else:
-            _, messages = await asyncio.gather(after(), self._encode_all(publications))
+        # In a task of its own, so that `after` begins at once.
+        encoding = asyncio.create_task(self._encode_all(publications))
+        # Nobody may be left to hear of a failure.
+        encoding.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            if after is not None:
+                await after()
+            messages = await encoding
+        finally:
+            encoding.cancel()
         letters: deque[Letter] = deque()
+        slices = _Slices()
         try:
             for publication, message in zip(publications, messages, strict=True):
                 if len(letters) >= self._max_in_flight:
@@ -126,6 +133,7 @@ class AmqpBroker:
                 letters.append(letter := self._admit(publication.task_id, *_subject(publication)))
                 self._post(letter, message)
                 self._send_soon()
+                await slices.pause_if_due()
             while letters:
                 await self._end_of(letters.popleft())
         finally:
@@ -298,17 +306,14 @@ class AmqpBroker:
 
     async def _encode_all(self, publications: Sequence[Publication]) -> list[Encoded]:
         encoded = []
-        loop = asyncio.get_running_loop()
-        pause_at = loop.time() + _ENCODING_SLICE
+        slices = _Slices()
         for publication in publications:
             try:
                 encoded.append(self._encoder.publication(publication))
             except Exception:
                 self._tell_unsent(*_subject(publication))
                 raise
-            if loop.time() > pause_at:
-                await asyncio.sleep(0)
-                pause_at = loop.time() + _ENCODING_SLICE
+            await slices.pause_if_due()
         return encoded
 
     # In which order, and until when.
@@ -461,6 +466,20 @@ class AmqpBroker:
         error = PublishError(f"{text}; nothing was sent, the next attempt is in {wait:.1f} s", task_id=task_id)
         error.__cause__ = reason
         return error
+
+
+class _Slices:
+    """Cuts long work into slices, between which the loop has its turn."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + _SLICE
+
+    async def pause_if_due(self) -> None:
+        """Let others work, if this slice is over."""
+        if self._loop.time() > self._end:
+            await asyncio.sleep(0)
+            self._end = self._loop.time() + _SLICE
 
 
 def _subject(publication: Publication) -> tuple[str | None, str]:

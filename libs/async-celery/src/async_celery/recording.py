@@ -42,19 +42,28 @@ from celery import Celery
 from celery.app import backends
 from celery.exceptions import ImproperlyConfigured
 from celery.result import AsyncResult
+from celery.utils.nodenames import anon_nodename
 from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.time import maybe_make_aware
 
 from async_celery.canvas import freeze, has_more_tasks_than
 from async_celery.errors import PayloadError
-from async_celery.plain_chain import SHORT, freeze_plain_chain, plain_steps
+from async_celery.plain_chain import PlainChain, freeze_plain_chain, is_short_chain
 from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SigningAMQP
-from async_celery.types import PUBLISHED_AT, BackendCall, Publication, Recording, TaskMessage, TaskRecord
+from async_celery.types import (
+    PUBLISHED_AT,
+    BackendCall,
+    Publication,
+    Recording,
+    TaskMessage,
+    TaskNode,
+    TaskRecord,
+)
 
 # A task takes some 130 µs, so the loop is held up for 2 ms at most. These are done sooner here than in a thread,
 # which takes 100 µs to hand them over, and longer where others want the interpreter as well. A plain chain takes
-# much less (`plain_chain.SHORT`).
+# much less (`plain_chain.is_short_chain`).
 _MOST_TASKS_ON_THE_LOOP = 16
 
 _SWITCH_INTERVAL = 0.001  # s
@@ -64,6 +73,8 @@ _SHORTEST_DELAY = timedelta(seconds=1.1)
 
 # How, not what, to send: the brokers have their own answers to these.
 _OPTIONS_OF_SENDING = ("retry", "retry_policy", "timeout", "confirm_timeout", "mandatory")
+
+_READ_FOR_EVERY_TASK = ("task_always_eager", "task_repr_maxlevels", "task_send_sent_event", "task_serializer")
 
 
 class CeleryRecorder:
@@ -130,47 +141,48 @@ class CeleryRecorder:
     ) -> Recording:
         """See `types.Recorder`."""
         # Plain chains are frequent, and Celery takes long for them.
-        steps = plain_steps(canvas)
-        if steps is None:
-            is_short = not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas)
-        else:
-            is_short = len(steps) <= SHORT
-        if is_short:
-            return self._record(canvas, steps, workflow_id, accepted_at, deadline)
+        if is_short_chain(canvas) and (plain := self._freeze_plainly(canvas, workflow_id, deadline)):
+            return _recorded(*plain, accepted_at, deadline)
+        if not has_more_tasks_than(_MOST_TASKS_ON_THE_LOOP, canvas):
+            return self._record(canvas, workflow_id, accepted_at, deadline)
 
         def record() -> Recording:
             with _courtesy:
-                return self._record(canvas, steps, workflow_id, accepted_at, deadline)
+                return self._record(canvas, workflow_id, accepted_at, deadline)
 
         # Whoever listens to Celery's signals meets the messages in the context of their sender.
         return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, record)
 
-    def _record(
-        self,
-        canvas: Any,
-        steps: Sequence[Any] | None,
-        workflow_id: str,
-        accepted_at: datetime,
-        deadline: datetime,
-    ) -> Recording:
-        """Record a canvas; `steps` are those of a plain chain."""
-        options: dict[str, Any] = {
-            "workflow_id": workflow_id,
-            "expires": deadline.isoformat(),
-            "new_child_id": self._new_child_id,
-        }
-        frozen: Any
-        if steps is None:
-            frozen, tree = freeze(canvas, self.app, **options)
-        else:
-            frozen, tree = freeze_plain_chain(steps, self.app, **options)
-        with _recording() as tape:
-            frozen.apply_async()
-        return Recording(
-            record=TaskRecord(accepted_at=accepted_at, deadline=deadline, tree=tree),
-            calls=tuple(tape.calls),
-            publications=tuple(tape.publications),
+    def _record(self, canvas: Any, workflow_id: str, accepted_at: datetime, deadline: datetime) -> Recording:
+        frozen, tree = self._freeze_plainly(canvas, workflow_id, deadline) or freeze(
+            canvas,
+            self.app,
+            workflow_id=workflow_id,
+            expires=deadline.isoformat(),
+            new_child_id=self._new_child_id,
         )
+        return _recorded(frozen, tree, accepted_at, deadline)
+
+    def _freeze_plainly(
+        self, canvas: Any, workflow_id: str, deadline: datetime
+    ) -> tuple[PlainChain, TaskNode] | None:
+        return freeze_plain_chain(
+            canvas,
+            self.app,
+            workflow_id=workflow_id,
+            expires=deadline.isoformat(),
+            new_child_id=self._new_child_id,
+        )
+
+
+def _recorded(frozen: Any, tree: TaskNode, accepted_at: datetime, deadline: datetime) -> Recording:
+    with _recording() as tape:
+        frozen.apply_async()
+    return Recording(
+        record=TaskRecord(accepted_at=accepted_at, deadline=deadline, tree=tree),
+        calls=tuple(tape.calls),
+        publications=tuple(tape.publications),
+    )
 
 
 class _Courtesy:
@@ -215,6 +227,8 @@ class _Tape:
     """What Celery's code has handed over so far, in its order."""
 
     keep_expiration: bool
+    # Celery asks the system for it with every task.
+    origin: str = field(default_factory=anon_nodename)
     calls: list[BackendCall] = field(default_factory=list)
     publications: list[Publication] = field(default_factory=list)
 
@@ -297,6 +311,7 @@ class _RecordingAmqp(SigningAMQP):
         self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
     ) -> Any:
         """Return the message, as Celery does."""
+        options.setdefault("origin", _current_tape.get().origin)
         levels = self.app.conf.task_repr_maxlevels
         if options.get("argsrepr") is None:
             options["argsrepr"] = celery_repr(args or (), self.argsrepr_maxsize, levels)
@@ -404,4 +419,6 @@ def _shadow_of(celery_app: Celery) -> Celery:
     # Celery builds these when first used: not in the first request then, and not in two threads at once.
     app.finalize()
     app.amqp.send_task_message, app.control, app.backend  # noqa: B018 (touched to be built)
+    # Found at once, not after a walk through the layers of Celery's settings: a fifth of all the work.
+    vars(app.conf).update({name: app.conf[name] for name in _READ_FOR_EVERY_TASK})
     return app

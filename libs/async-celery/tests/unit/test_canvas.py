@@ -1,5 +1,6 @@
 """Freezing: the tree of ids, and the copy that carries them. What Celery makes of it, integration tests show."""
 
+import json
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
+from hypothesis import given
+from hypothesis import strategies as st
 
 from async_celery.canvas import freeze
 from async_celery.errors import PayloadError
@@ -118,3 +121,10 @@ def test_a_record_survives_its_encoding() -> None:
     )
     assert TaskRecord.decode(record.encode()) == record
     assert TaskRecord.decode(record.encode().encode()) == record
+
+
+@given(id_=st.text(), name=st.text())
+def test_a_record_is_the_json_that_python_writes(id_: str, name: str) -> None:
+    leaf = {"kind": "task", "id": id_, "name": name, "children": []}
+    whole = {"kind": "group", "id": id_, "name": "group", "children": [leaf, leaf]}
+    assert TaskNode.from_json(whole).to_json() == json.dumps(whole)

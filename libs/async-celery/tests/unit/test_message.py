@@ -18,7 +18,7 @@ from kombu.utils.json import dumps
 
 from async_celery import amqp
 from async_celery.errors import PayloadError
-from async_celery.message import Encoded, Encoder, _encode_json, _repr
+from async_celery.message import Encoded, Encoder, _encode_body, _encode_json, _repr
 from async_celery.recording import CeleryRecorder
 from async_celery.types import PUBLISHED_AT, Publication, TaskMessage
 
@@ -133,6 +133,12 @@ def test_the_repr_of_something_huge_is_not_made() -> None:
 @given(VALUES)
 def test_json_is_kombus(value: Any) -> None:
     assert _encode_json(value) == dumps(value)
+
+
+@given(args=VALUES, callbacks=VALUES, steps=st.lists(VALUES, max_size=3))
+def test_the_json_of_a_chain_is_kombus(args: Any, callbacks: Any, steps: list[Any]) -> None:
+    body = (args, {"a": args}, {"callbacks": callbacks, "errbacks": None, "chain": steps, "chord": None})
+    assert _encode_body(body) == dumps(body)
 
 
 @given(

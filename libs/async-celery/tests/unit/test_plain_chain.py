@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.json import dumps
 
-from async_celery.plain_chain import plain_steps
+from async_celery import recording
+from async_celery.plain_chain import freeze_plain_chain
 from async_celery.recording import CeleryRecorder
 from async_celery.types import PUBLISHED_AT
 
@@ -71,9 +72,9 @@ def chain(*steps: Any) -> Any:
 def recorded(canvas: Any, *, plainly: bool) -> Any:
     ids = count()
     recorder = CeleryRecorder(APP, new_child_id=lambda: f"child-{next(ids)}")
-    steps = plain_steps(canvas) if plainly else None
-    with mock.patch.object(APP, "now", lambda: NOW):
-        made = recorder._record(canvas, steps, "whole", NOW, NOW + timedelta(hours=1))
+    freeze = freeze_plain_chain if plainly else lambda *_, **__: None
+    with mock.patch.object(recording, "freeze_plain_chain", freeze), mock.patch.object(APP, "now", lambda: NOW):
+        made = recorder._record(canvas, "whole", NOW, NOW + timedelta(hours=1))
     options = [dict(publication.options) for publication in made.publications]
     for each in options:
         headers = each["headers"]
@@ -105,13 +106,20 @@ def without_threads(made: Any) -> Any:
     return record, calls, bodies, options
 
 
+def frozen(canvas: Any) -> Any:
+    ids = count()
+    return freeze_plain_chain(
+        canvas, APP, workflow_id="whole", expires="2030", new_child_id=lambda: f"child-{next(ids)}"
+    )
+
+
 def step(**options: Any) -> Any:
     return APP.signature("step", options=options)
 
 
 def test_most_chains_are_plain() -> None:
-    assert plain_steps(chain(step(), step(queue="other"), step(countdown=3.0))) is not None
-    assert plain_steps(json.loads(dumps(chain(step(), step())))) is not None
+    assert frozen(chain(step(), step(queue="other"), step(countdown=3.0))) is not None
+    assert frozen(json.loads(dumps(chain(step(), step())))) is not None
 
 
 @pytest.mark.parametrize(
@@ -132,11 +140,11 @@ def test_most_chains_are_plain() -> None:
     ids=repr,
 )
 def test_all_else_is_left_to_celery(canvas: Any) -> None:
-    assert plain_steps(canvas) is None
+    assert frozen(canvas) is None
 
 
 def test_what_it_is_made_of_is_left_as_it_was() -> None:
     whole = chain(step(queue="a"), step(queue="b"))
     before = json.loads(dumps(whole))
-    assert plain_steps(whole) is not None
+    assert frozen(whole) is not None
     assert json.loads(dumps(whole)) == before

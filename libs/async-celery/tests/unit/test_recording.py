@@ -236,12 +236,15 @@ async def test_a_long_canvas_leaves_the_loop() -> None:
         large = threads[3:]
         # Of a chain only the first step becomes a message now: the others take little.
         await record(chain(*[task("a") for _ in range(100)]))
+        await record(chain(*[task("a") for _ in range(300)]))
         await record(chain(task("a"), group(task("a") for _ in range(300)), task("b")))
+        await record(chain(*[task("a") for _ in range(400)]))
+        await record(chain(*[task("a", link=[task("b")]) for _ in range(200)]))
     finally:
         signals.before_task_publish.disconnect(note)
     assert set(here) == {threading.current_thread().name}
     assert large == ["async-celery-recorder_0"] * (300 + 2)
-    assert threads[3 + 300 + 2 :] == [threading.current_thread().name, "async-celery-recorder_0"]
+    assert threads[3 + 300 + 2 :] == [threading.current_thread().name] * 2 + ["async-celery-recorder_0"] * 3
 
 
 async def test_recordings_beside_each_other_do_not_mix() -> None:

@@ -105,16 +105,19 @@ def test_a_forked_child_has_a_prefix_of_its_own() -> None:
 import os
 from async_celery.task_ids import TaskIds
 ids = TaskIds(b"sixteen bytes ok")
-ids.new()
+ids.new(), ids.child()
 if os.fork() == 0:
-    print(ids.new(), flush=True)
+    print(ids.new(), ids.child(), flush=True)
     os._exit(0)
 os.wait()
-print(ids.new())
+print(ids.new(), ids.child())
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
-    child, parent = run.stdout.split()
-    assert child[:8] != parent[:8]
+    new, child, new_of_parent, child_of_parent = run.stdout.split()
+    assert new[:8] == child[:8]
+    assert new_of_parent[:8] == child_of_parent[:8]
+    assert new[:8] != new_of_parent[:8]
+    assert child[8:] != child_of_parent[8:]
 
 
 def test_a_short_key_is_refused() -> None:
