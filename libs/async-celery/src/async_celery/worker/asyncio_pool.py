@@ -66,7 +66,11 @@ class TaskPool(BasePool):
     app: Any
 
     def on_start(self) -> None:
-        """Make the event loop. Celery calls it in the process that runs the tasks."""
+        """Make the event loop. Celery calls it in the process that runs the tasks.
+
+        Raises:
+            ImproperlyConfigured: `install` was not called on the app.
+        """
         self._home = JobLoop()
         self.loop = self._home.loop
         # Of plain functions there may be as many as of all tasks. What `meanwhile` calls does not wait for them.
@@ -141,9 +145,8 @@ class TaskPool(BasePool):
             hear(*what)
         except Exception as exc:
             self._error = exc
-        if self._turning:
-            # It may have acknowledgements to send.
-            self.loop.stop()
+        # It may have acknowledgements to send.
+        self.end_turn()
 
     def _give_up(self, job: Job) -> None:
         job.give_up()
@@ -179,58 +182,61 @@ class TaskPool(BasePool):
         """Mind the time limits; say STARTED of what takes its time; ask for what was cancelled."""
         now, policy = time.monotonic(), self._policy
         asked = []
-        for job in list(self._jobs.values()):
-            options: _Options = job.options
-            if now >= options.at:
-                self._on_timeout(job)
-            elif now >= options.soft_at:
-                self._on_soft_timeout(job)
-            elif not job.armed:
-                pass
-            elif job.told_at:
-                if now >= job.told_at + policy.cancel_grace:
-                    self._spawn(self._abandon, job)
-            elif not job.is_shown:
-                if now >= job.began + policy.started_after:
-                    job.is_shown = True
-                    self._spawn(_store_started, job)
-            elif now >= job.began + policy.cancel_check_interval:
-                asked.append(job)
-        if asked and now >= self._asks_at and not self._asking:
-            self._asking, self._asks_at = True, now + policy.cancel_check_interval
-            self._spawn(self._ask, asked)
-        self._looks = bool(self._jobs)
-        if self._looks:
-            self._look_later()
-
-    def _ask(self, jobs: list[Job]) -> None:
         try:
-            stopped = backend_of(self.app).revoked_of([job.celery_request for job in jobs])
+            for job in list(self._jobs.values()):
+                options: _Options = job.options
+                if now >= options.at:
+                    self._on_timeout(job)
+                elif now >= options.soft_at:
+                    self._on_soft_timeout(job)
+                elif not job.armed:
+                    pass
+                elif job.told_at:
+                    if now >= job.told_at + policy.cancel_grace:
+                        job.told_at = _NEVER
+                        self._spawn(self._abandon, job, job.celery_task, job.celery_request)
+                elif not job.is_shown:
+                    if now >= job.began + policy.started_after:
+                        job.is_shown = True
+                        self._spawn(_store_started, job.pid, job.celery_task, job.celery_request)
+                elif now >= job.began + policy.cancel_check_interval:
+                    asked.append((job, job.celery_request))
+            if asked and now >= self._asks_at and not self._asking:
+                self._asking, self._asks_at = True, now + policy.cancel_check_interval
+                self._spawn(self._ask, asked)
+        finally:
+            self._looks = bool(self._jobs)
+            if self._looks:
+                self._look_later()
+
+    def _ask(self, asked: list[tuple[Job, Any]]) -> None:
+        try:
+            stopped = backend_of(self.app).revoked_of([request for _, request in asked])
         except Exception as exc:
             # The result backend is away. The tasks are not: ask again.
             _logger.warning("Tasks could not be looked up among the cancelled: %s", exc)
         else:
-            for job in jobs:
-                if job.armed and any(job.celery_request is one for one in stopped):
+            for job, request in asked:
+                if job.armed and any(request is one for one in stopped):
                     job.told_at = time.monotonic()
-                    job.interrupt(TaskCancelled(f"task {job.celery_request.id} was cancelled"))
+                    job.interrupt(TaskCancelled(f"task {request.id} was cancelled"))
         finally:
             self._asking = False
 
-    def _abandon(self, job: Job) -> None:
+    def _abandon(self, job: Job, task: Any, request: Any) -> None:
         """Give up a task that was cancelled and does not end."""
-        request, task = job.celery_request, job.celery_task
-        if not job.armed or job.is_given_up:
-            return
         outcome = task.stop_waiting(request)
+        if job.pid not in self._jobs:
+            return  # it has ended meanwhile
         _logger.error(
             "Task %s[%s] did not end within %g s of being cancelled, and runs on: nobody hears of it any more",
             task.name,
             request.id,
             self._policy.cancel_grace,
         )
+        options: _Options = job.options
         self._give_up(job)
-        self._tell(job.options.on_end(outcome), outcome)
+        self._tell(options.on_end(outcome), outcome)
 
     # ---- turns ----
 
@@ -250,6 +256,11 @@ class TaskPool(BasePool):
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def end_turn(self) -> None:
+        """Let Celery's event loop have its turn, if this is asyncio's."""
+        if self._turning:
+            self.loop.stop()
 
     def meanwhile(self, function: Callable[..., T], *args: Any) -> T:
         """Call in a thread what blocks for long, as connecting to a broker that is away; jobs run on."""
@@ -322,9 +333,8 @@ def _tell_stacks_apart(app: Any) -> None:
         stack.__ident_func__ = identity
 
 
-def _store_started(job: Job) -> None:
-    request, task = job.celery_request, job.celery_task
-    request.worker_pid = job.pid
+def _store_started(pid: int, task: Any, request: Any) -> None:
+    request.worker_pid = pid
     try:
         task.backend.store_started(request)
     except Exception as exc:
@@ -376,7 +386,7 @@ class _Turns:
         self._poller, self._pool, self._loop = poller, pool, pool.loop
         self._number = system.fileno()
         self.register, self.unregister = poller.register, poller.unregister
-        self._loop.add_reader(self._number, self._loop.stop)
+        self._loop.add_reader(self._number, pool.end_turn)
 
     def poll(self, seconds: float | None) -> Any:
         """Return what is ready, after at most `seconds`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import celery.concurrency
+from celery.exceptions import ImproperlyConfigured
 from kombu.utils.imports import symbol_by_name
 
 from async_celery.worker.coroutines import see_results
@@ -72,6 +73,14 @@ def install(app: "Celery", policy: Policy) -> None:
 
 
 def policy_of(app: "Celery") -> Policy:
-    """Return what `install` was given."""
-    policy: Policy = getattr(app, _KEY)
+    """Return what `install` was given.
+
+    Raises:
+        ImproperlyConfigured: it was not called.
+    """
+    policy: Policy | None = getattr(app, _KEY, None)
+    if policy is None:
+        raise ImproperlyConfigured(
+            "call async_celery.worker.install(app, Policy()) before the app's tasks are made"
+        )
     return policy
