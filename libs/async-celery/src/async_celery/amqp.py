@@ -27,7 +27,7 @@ M = TypeVar("M")
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
-_FRAME_END = b"\xce"
+FRAME_END = b"\xce"
 _FRAME_OVERHEAD = 8
 
 FRAME_MAX = 1 << 17
@@ -36,7 +36,9 @@ PUBLISHING = 1
 """The channel that messages are framed for."""
 _FRAME_HEAD = struct.Struct(">BHI")
 """Type, channel, size of the payload."""
-_HEARTBEAT_FRAME = _FRAME_HEAD.pack(_HEARTBEAT, 0, 0) + _FRAME_END
+HEADER, BODY = struct.pack(">BH", _HEADER, PUBLISHING), struct.pack(">BH", _BODY, PUBLISHING)
+"""How the two kinds of frames of a message's content begin; the size of the payload follows, in 4 bytes."""
+_HEARTBEAT_FRAME = _FRAME_HEAD.pack(_HEARTBEAT, 0, 0) + FRAME_END
 
 _CONFIRM = struct.Struct(">BHIIQB")
 """The start of a frame with `basic.ack` or `basic.nack`: its head, method, delivery tag, bits (1: multiple)."""
@@ -83,7 +85,7 @@ _CAPABILITIES = {
 
 # A write takes as long as encoding three messages; but the broker is to work on the first of many messages while
 # the others are being encoded.
-_WRITE_AT_ONCE = 16 * 1024  # bytes
+_WRITE_AT_ONCE = 32 * 1024  # bytes
 _MISSED_HEARTBEATS = 2  # RabbitMQ's own measure
 
 
@@ -187,10 +189,10 @@ def message_frames(publish: bytes, header: bytes, body: bytes) -> bytes:
                 publish,
                 pack(_HEADER, PUBLISHING, len(header)),
                 header,
-                _FRAME_END,
+                FRAME_END,
                 pack(_BODY, PUBLISHING, len(body)),
                 body,
-                _FRAME_END,
+                FRAME_END,
             )
         )
     return publish + _frame(_HEADER, PUBLISHING, header) + _body_frames(PUBLISHING, body, FRAME_MAX)
@@ -202,7 +204,25 @@ def _body_frames(number: int, body: bytes, frame_max: int) -> bytes:
 
 
 def _frame(kind: int, number: int, payload: bytes) -> bytes:
-    return b"".join((_FRAME_HEAD.pack(kind, number, len(payload)), payload, _FRAME_END))
+    return b"".join((_FRAME_HEAD.pack(kind, number, len(payload)), payload, FRAME_END))
+
+
+def content_of(frames: bytes) -> tuple[bytes, bytes]:
+    """Return the payload of a message's content header, and its body."""
+    payloads = _payloads(frames)
+    return payloads[_HEADER], payloads.get(_BODY, b"")
+
+
+def _payloads(frames: bytes) -> dict[int, bytes]:
+    """Return the payloads of a message's frames by their types, those of one type put together."""
+    payloads: dict[int, bytes] = {}
+    offset = 0
+    while offset < len(frames):
+        kind, _, size = _FRAME_HEAD.unpack_from(frames, offset)
+        payload = frames[offset + _FRAME_HEAD.size : offset + _FRAME_HEAD.size + size]
+        payloads[kind] = payloads.get(kind, b"") + payload
+        offset += size + _FRAME_OVERHEAD
+    return payloads
 
 
 def _framed_again(frames: bytes, number: int, frame_max: int) -> bytes:
@@ -211,13 +231,7 @@ def _framed_again(frames: bytes, number: int, frame_max: int) -> bytes:
     Raises:
         ValueError: its headers do not fit into one frame, and cannot be split.
     """
-    payloads: dict[int, bytes] = {}
-    offset = 0
-    while offset < len(frames):
-        kind, _, size = _FRAME_HEAD.unpack_from(frames, offset)
-        payload = frames[offset + _FRAME_HEAD.size : offset + _FRAME_HEAD.size + size]
-        payloads[kind] = payloads.get(kind, b"") + payload
-        offset += size + _FRAME_OVERHEAD
+    payloads = _payloads(frames)
     header = payloads[_HEADER]
     if len(header) > frame_max - _FRAME_OVERHEAD:
         raise ValueError(f"its headers have {len(header)} bytes, the broker takes frames of {frame_max} at most")
@@ -396,7 +410,7 @@ class Connection(asyncio.Protocol):
                 if size > FRAME_MAX:
                     raise ValueError(f"a frame of {size} bytes")
                 break
-            if data[after - 1] != _FRAME_END[0]:
+            if data[after - 1] != FRAME_END[0]:
                 raise ValueError("a frame does not end where it should")
             if size == _CONFIRM_SIZE and kind == _METHOD:
                 _, _, _, method, tag, bits = _CONFIRM.unpack_from(data, offset)

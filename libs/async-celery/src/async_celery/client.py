@@ -242,9 +242,11 @@ class AsyncCelery:
             ValueError: `expires` is not within the task's deadline, `countdown` or `eta` not within `expires`,
                 `eta` beside a countdown or without a zone, `priority` not a byte.
         """
-        self._check_open()
+        if self._closed:
+            self._check_open()
         accepted_at = time.time()
-        lifetime = self._link.task_deadline if expires is None else self._checked_lifetime(expires)
+        link = self._link
+        lifetime = link.task_deadline if expires is None else self._checked_lifetime(expires)
         if eta is not None:
             if countdown is not None or eta.tzinfo is None:
                 raise ValueError(
@@ -259,9 +261,8 @@ class AsyncCelery:
             raise ValueError(f"priority must be within [0, {_MAX_PRIORITY}], got {priority}")
         if task_id is None:
             task_id = self._ids.new(accepted_at)
-        broker, backend, *_, tracer = self._link
         # Before the send: what finishes at once is not missed.
-        expectation = backend.expect()
+        expectation = link.backend.expect()
         message = TaskMessage(
             task_id,
             name,
@@ -276,21 +277,13 @@ class AsyncCelery:
             priority,
             headers or _NOTHING,
         )
-        if tracer is None:
-            await broker.publish(message)
+        if link.tracer is None:
+            await link.broker.publish(message)
         else:
             sending = Sending(name, task_id, task_id, queue, 1, message.headers)
-            with tracer.sending(sending) as added:
-                await broker.publish(message._replace(headers={**message.headers, **added}))
-        return TaskHandle(
-            task_id,
-            self._link,
-            result_type or _unchanged,
-            accepted_at,
-            is_known=True,
-            name=name,
-            expectation=expectation,
-        )
+            with link.tracer.sending(sending) as added:
+                await link.broker.publish(message._replace(headers={**message.headers, **added}))
+        return TaskHandle(task_id, link, result_type or _unchanged, accepted_at, True, name, None, expectation)
 
     @overload
     async def submit(

@@ -83,7 +83,6 @@ class TaskHandle(Generic[R]):
         link: Link,
         convert: Callable[[Any], R],
         accepted_at: float | None,
-        *,
         is_known: bool,
         name: str | None = None,
         record: TaskRecord | None = None,

@@ -62,6 +62,7 @@ _TIMES_RESOLUTION = 0.001  # s
 _PARTS_OF_BODY = 3  # of Celery's task protocol 2: arguments, keyword arguments, and what comes after the task
 
 _MOST_HEADER_BYTES = amqp.FRAME_MAX - 8
+_BODY_HEAD = amqp.FRAME_END + amqp.BODY
 
 
 def _json_encoder() -> Callable[[Any], str]:
@@ -133,6 +134,7 @@ class Encoder:
         self._recorder = recorder
         self._topologies = Topologies(recorder.app)
         self._max_body_bytes = max_body_bytes
+        self._surely_small = min(max_body_bytes, amqp.FRAME_MAX)  # bytes; of all frames, so of each
         self._max_templates = max_templates
         self._templates: dict[tuple[str, str], _Template | None] = {}
         self._envelopes: dict[tuple[Any, ...], _Envelope | None] = {}
@@ -147,14 +149,16 @@ class Encoder:
         """
         try:
             template = self._template_of(message)
-            if template is not None and template.allows(message.headers):
-                place = template.place
-                header, body = template.fill(message)
+            if template is not None and (not message.headers or template.allows(message.headers)):
+                place, frames = template.place, template.fill(message)
+                if len(frames) <= self._surely_small:
+                    return place, frames
+                header, body = amqp.content_of(frames)
             else:
                 place, header, body = self._by_kombu(self._recorder.task(message))
         except (PayloadError, *_NOT_ENCODABLE) as exc:
             raise PayloadError(_fault(message) or f"the message cannot be serialised: {_text(exc)}") from exc
-        return place, self._framed(place, header, body)
+        return self._framed(place, header, body)
 
     def publication(self, publication: Publication) -> Encoded:
         """Encode what Celery's own code would publish.
@@ -171,9 +175,9 @@ class Encoder:
                 place, header, body = self._by_kombu(publication)
         except _NOT_ENCODABLE as exc:
             raise PayloadError(f"the message cannot be serialised: {_text(exc)}") from exc
-        return place, self._framed(place, header, body)
+        return self._framed(place, header, body)
 
-    def _framed(self, place: Place, header: bytes, body: bytes) -> bytes:
+    def _framed(self, place: Place, header: bytes, body: bytes) -> Encoded:
         if len(body) > self._max_body_bytes:
             raise PayloadError(
                 f"the message has {len(body)} bytes, {self._max_body_bytes} are allowed: store the data "
@@ -184,7 +188,7 @@ class Encoder:
                 f"the message has headers of {len(header)} bytes, {_MOST_HEADER_BYTES} are allowed: send what is "
                 "long as an argument"
             )
-        return amqp.message_frames(place.frame, header, body)
+        return place, amqp.message_frames(place.frame, header, body)
 
     def _by_kombu(self, publication: Publication) -> tuple[Place, bytes, bytes]:
         """Return the place, content header and body of a publication."""
@@ -239,12 +243,7 @@ class Encoder:
         return envelope
 
     def _template_of(self, message: TaskMessage) -> "_Template | None":
-        if (
-            message.serializer != "json"
-            or message.countdown is not None
-            or signals.before_task_publish.receivers
-            or signals.after_task_publish.receivers
-        ):
+        if message.serializer != "json" or message.countdown is not None or _BEFORE.receivers or _AFTER.receivers:
             return None
         key = message.name, message.queue
         try:
@@ -270,11 +269,13 @@ class Encoder:
             place, properties, body = self._through_kombu(publication)
             if template is None:
                 template = _Template.of(app, place, publication.body, properties)
-            if template is None or not _is_same(template.fill(sample), (_content_header(properties, body), body)):
+            theirs = _content_header(properties, body), body
+            if template is None or not _is_same(amqp.content_of(template.fill(sample)), theirs):
                 return None
         return template
 
 
+_BEFORE, _AFTER = signals.before_task_publish, signals.after_task_publish
 _ODD = (0, b"\xff", datetime.now(UTC), Decimal(1))
 """What kombu's JSON writes in a way of its own."""
 _NOT_OF_AN_ENVELOPE = {"headers", "declare", "correlation_id"}
@@ -353,17 +354,24 @@ class _Template:
         embed: str,
     ) -> None:
         self.place = place
-        self._content = content  # type and encoding
         self._header_names = header_names
         self._headers = headers  # the constant ones
-        self._delivery_mode = delivery_mode
         self._reply_to = reply_to
         self._embed = embed  # the end of the body: callbacks, chain, chord, none of them set
         self._args_limit: int = app.amqp.argsrepr_maxsize
         self._kwargs_limit: int = app.amqp.kwargsrepr_maxsize
         self._levels: int | None = app.conf.task_repr_maxlevels
-        self._times = b""
-        self._times_of = (0.0, 0.0)  # the lifetime that they were made for, and when, in s
+        # All up to the headers; only sizes are not constant in it.
+        self._before = place.frame + amqp.HEADER
+        self._content, self._content_with_expiration = _FLAGS + content, _FLAGS_WITH_EXPIRATION + content
+        self._opening = struct.Struct(f">{len(self._before)}sIHHQ{len(self._content)}sI")
+        self._delivery_mode = delivery_mode
+        self._no_priority = delivery_mode + b"\0"
+        # What is of one size in every content header, and in the table of headers in it.
+        self._size = _CONTENT_HEADER.size + len(self._content) + _LENGTH.size + len(self._no_priority)
+        self._table_size = len(_ROOT_ID) + _ARGS_REPR.size
+        self._dated = self._dated_without_kwargs = b""
+        self._dated_of = (0.0, 0.0)  # the lifetime that they were made for, and when, in s
 
     @classmethod
     def of(cls, app: Any, place: Place, payload: Any, properties: Mapping[str, Any]) -> "_Template | None":
@@ -385,66 +393,75 @@ class _Template:
 
     def allows(self, headers: Mapping[str, Any]) -> bool:
         """Return whether these headers of the caller's only add to Celery's."""
-        return not headers or self._header_names.isdisjoint(headers)
+        return self._header_names.isdisjoint(headers)
 
-    def fill(self, message: TaskMessage) -> tuple[bytes, bytes]:
-        """Return one message's content header and body."""
+    def fill(self, message: TaskMessage) -> bytes:
+        """Return a message's frames: three, of whatever size."""
         task_id, _, args, kwargs, _, _, lifetime, expiration, _, priority, headers = message
+        now = time()
+        made_for, made_at = self._dated_of
+        if lifetime != made_for or not 0 <= now - made_at < _TIMES_RESOLUTION:
+            self._date(lifetime, now)
         if type(args) is not tuple:
             args = tuple(args)
-        if type(kwargs) is not dict:
-            kwargs = dict(kwargs)
-        body = f"[{_encode_json(args)}, {_encode_json(kwargs) if kwargs else '{}'}{self._embed}".encode()
-        short_id = _short(task_id)
+        encoded_id = task_id.encode()
+        short_id = len(encoded_id).to_bytes() + encoded_id
         args_repr = _repr(args, self._args_limit, self._levels)
-        table = b"".join(
+        more, content, mode, reply_to = b"", self._content, self._no_priority, self._reply_to
+        if kwargs:
+            if type(kwargs) is not dict:
+                kwargs = dict(kwargs)
+            body = f"[{_encode_json(args)}, {_encode_json(kwargs)}{self._embed}".encode()
+            text = _repr(kwargs, self._kwargs_limit, self._levels)
+            dated, more = self._dated, b"".join((_KWARGS_REPR, _LENGTH.pack(len(text)), text))
+        else:
+            body = f"[{_encode_json(args)}, {{}}{self._embed}".encode()
+            dated = self._dated_without_kwargs
+        if headers:
+            more += _table_entries(headers)
+        if priority is not None:
+            mode = self._delivery_mode + priority.to_bytes()
+        if expiration:
+            content = self._content_with_expiration
+            reply_to += _short(str(int(lifetime * 1000)))
+        ids = 2 * len(short_id)
+        table = self._table_size + len(dated) + ids + len(args_repr) + len(more)
+        size = self._size + table + ids + len(reply_to)
+        # In one go: every step between would copy it all, once per message.
+        return b"".join(
             (
-                self._headers,
-                # A long string has its length in four bytes, a short one in the last of them.
-                b"\x02idS\0\0\0",
+                self._opening.pack(self._before, size, _BASIC, 0, len(body), content, table),
+                dated,
                 short_id,
-                b"\x07root_idS\0\0\0",
+                _ROOT_ID,
                 short_id,
-                b"\x08argsreprS",
-                _LENGTH.pack(len(args_repr)),
+                _ARGS_REPR.pack(b"\x08argsreprS", len(args_repr)),
                 args_repr,
-                self._kwargs_repr(kwargs) if kwargs else b"\x0akwargsreprS\0\0\0\x02{}",
-                self._times_until(lifetime),
-                _table_entries(headers) if headers else b"",
+                more,
+                mode,
+                short_id,
+                reply_to,
+                short_id,
+                _BODY_HEAD,
+                _LENGTH.pack(len(body)),
+                body,
+                amqp.FRAME_END,
             )
         )
-        header = b"".join(
-            (
-                _CONTENT_HEADER.pack(_BASIC, 0, len(body)),
-                _FLAGS_WITH_EXPIRATION if expiration else _FLAGS,
-                self._content,
-                _LENGTH.pack(len(table)),
-                table,
-                self._delivery_mode,
-                b"\0" if priority is None else priority.to_bytes(),
-                short_id,
-                self._reply_to,
-                _short(str(int(lifetime * 1000))) if expiration else b"",
-                short_id,
-            )
-        )
-        return header, body
 
-    def _kwargs_repr(self, kwargs: dict[str, Any]) -> bytes:
-        text = _repr(kwargs, self._kwargs_limit, self._levels)
-        return b"".join((b"\x0akwargsreprS", _LENGTH.pack(len(text)), text))
-
-    def _times_until(self, lifetime: float) -> bytes:
-        """Return the headers with the times of now and so many s from now; a ms old at most."""
-        now = time()
-        made_for, made_at = self._times_of
-        if lifetime != made_for or not 0 <= now - made_at < _TIMES_RESOLUTION:
-            expires = datetime.fromtimestamp(now + lifetime, UTC).isoformat()
-            self._times = _table_entries({"expires": expires, PUBLISHED_AT: now})
-            self._times_of = lifetime, now
-        return self._times
+    def _date(self, lifetime: float, now: float) -> None:
+        """Make the headers up to the id anew: the constant ones, and the times of now and so many s from now."""
+        expires = datetime.fromtimestamp(now + lifetime, UTC).isoformat()
+        times = _table_entries({"expires": expires, PUBLISHED_AT: now})
+        self._dated = self._headers + times + _ID
+        self._dated_without_kwargs = b"".join((self._headers, times, _KWARGS_REPR, b"\0\0\0\x02{}", _ID))
+        self._dated_of = lifetime, now
 
 
+# A long string has its length in four bytes, a short one in the last of them.
+_ID, _ROOT_ID = b"\x02idS\0\0\0", b"\x07root_idS\0\0\0"
+_KWARGS_REPR = b"\x0akwargsreprS"
+_ARGS_REPR = struct.Struct(">10sI")
 _VARIABLE = {"id", "root_id", "argsrepr", "kwargsrepr", "expires", PUBLISHED_AT}
 """The headers that a template leaves open."""
 

@@ -105,8 +105,13 @@ class AmqpBroker:
         letter = self._admit(message.task_id, message.name, message.queue)
         # Whoever listens to Celery's signals meets the message in the context of its sender.
         self._unencoded.append((letter, message, copy_context()))
-        self._send_soon()
-        await self._end_of(letter)
+        if not self._sends_soon:
+            self._send_soon()
+        # As `_end_of`, which would be one more coroutine for every send.
+        try:
+            await letter.future
+        finally:
+            self._release(letter)
 
     async def publish_all(
         self, publications: Sequence[Publication], *, after: Callable[[], Awaitable[None]] | None = None
@@ -238,7 +243,9 @@ class AmqpBroker:
         Raises:
             TransportError, PublishError: as `_check`.
         """
-        self._check_told(task_id, task, queue)
+        # What else is wrong within this turn of the loop, the message will be told when it is posted.
+        if not self._sends_soon or len(self._open) >= self._max_open:
+            self._check_told(task_id, task, queue)
         loop = self._loop
         assert loop is not None  # noqa: S101 (for mypy: `_check` has set it)
         letter = Letter(task_id, task, queue, loop.create_future(), loop.time() + self._publish_timeout)
@@ -257,11 +264,12 @@ class AmqpBroker:
     def _send(self) -> None:
         self._sends_soon = False
         unencoded, self._unencoded = self._unencoded, []
+        encode = self._encoder.task
         for letter, message, context in unencoded:
             if letter.future.done():
                 continue
             try:
-                encoded = context.run(self._encoder.task, message)
+                encoded = context.run(encode, message)
             except Exception as exc:
                 # Whatever it is, it is the sender's own.
                 letter.fail(exc)
@@ -274,8 +282,7 @@ class AmqpBroker:
         """Hand it to the session, or let it wait."""
         letter.place, letter.frames = message
         session = self._session
-        if session is not None and not self._waiting and session.has_room:
-            session.take(letter)
+        if session is not None and not self._waiting and session.take(letter):
             return
         if self._down is not None:
             letter.fail(self._unreachable(self._down, letter.task_id))
@@ -299,7 +306,7 @@ class AmqpBroker:
         if not self._open:
             self._empty.set()
         # Worked out for nobody, it would be a fiftieth of all that a send costs.
-        if letter.task is not None and self._observer is not NOBODY:
+        if self._observer is not NOBODY and letter.task is not None:
             assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
             seconds = self._loop.time() - letter.deadline + self._publish_timeout
             self._observer.published(letter.task, letter.queue, _outcome(letter), seconds, len(letter.frames))
@@ -331,10 +338,8 @@ class AmqpBroker:
         if session.blocked is not None:
             self._fail_unsent(lambda letter: _blocked(str(session.blocked), letter.task_id))
             return
-        while waiting and session.has_room:
-            letter = waiting.popleft()
-            if not letter.future.done():
-                session.take(letter)
+        while waiting and (waiting[0].future.done() or session.take(waiting[0])):
+            waiting.popleft()
         session.flush()
 
     def _give_back(self, letters: Iterable[Letter]) -> None:

@@ -137,27 +137,29 @@ class Session:
         """The broker's reason for taking no messages now, or None."""
         return self._connection.blocked
 
-    @property
-    def has_room(self) -> bool:
-        """Whether `take` may be called."""
-        if self._only_suspects or self._connection.blocked is not None:
-            return False
-        channel = self._channel
+    def take(self, letter: Letter) -> bool:
+        """Publish with the next `flush`, or when what it needs has been declared; return False when full."""
+        connection, channel = self._connection, self._channel
         taken = len(channel.unconfirmed)
         if self._parked:
             taken += sum(map(len, self._parked.values()))
-        return taken < self._max_in_flight and self._connection.writable and not channel.closed.done()
-
-    def take(self, letter: Letter) -> None:
-        """Publish with the next `flush`, or when what it needs has been declared."""
+        if (
+            taken >= self._max_in_flight
+            or not connection.writable
+            or connection.blocked is not None
+            or self._only_suspects
+            or channel.closed.done()
+        ):
+            return False
         topology = letter.place.topology
         if topology in self._declared:
-            self._publish(self._channel, letter)
+            self._publish(channel, letter)
         elif topology in self._parked:
             self._parked[topology].append(letter)
         else:
             self._parked[topology] = [letter]
             self._start(self._declare(topology))
+        return True
 
     def flush(self) -> None:
         """Write what was taken."""

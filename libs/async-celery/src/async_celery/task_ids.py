@@ -28,8 +28,6 @@ _SECONDS_BITS, _COUNTER_BITS, _MAC_BITS = 32, 18, 40
 _IDS_PER_SECOND = 1 << _COUNTER_BITS
 _MAC_BYTES, _MAC_DIGITS = _MAC_BITS // 8, _MAC_BITS // 4
 _IDS_PER_BLOCK = 8
-_BACKWARDS = range(_IDS_PER_BLOCK - 1, -1, -1)
-_MACS_AT = range(0, _IDS_PER_BLOCK * _MAC_DIGITS, _MAC_DIGITS)
 _BYTES = tuple(f"{byte:02x}" for byte in range(256))
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _BLOCKS_PER_SECOND = _IDS_PER_SECOND // _IDS_PER_BLOCK
@@ -118,7 +116,9 @@ class TaskIds:
         macs = self._macs_of(self._prefix << _SECONDS_BITS | second, self._block)
         # As text at once: objects of class UUID would cost three times as much.
         low = counter & 0xFF
-        return [f"{same}{_BYTES[low + n]}{macs[n]}" for n in _BACKWARDS]
+        ids = [f"{same}{byte}{mac}" for byte, mac in zip(_BYTES[low : low + _IDS_PER_BLOCK], macs, strict=True)]
+        ids.reverse()
+        return ids
 
     @property
     def prefix(self) -> str:
@@ -170,8 +170,7 @@ class TaskIds:
         """
         digest = self._keyed.copy()
         digest.update(first.to_bytes(8) + block.to_bytes(3))
-        digits = digest.hexdigest()
-        return [digits[at : at + _MAC_DIGITS] for at in _MACS_AT]
+        return digest.digest().hex(" ", _MAC_BYTES).split()
 
 
 _instances: weakref.WeakSet[TaskIds] = weakref.WeakSet()
