@@ -214,7 +214,7 @@ def test_the_report_shows_figures_verdicts_failures_and_surroundings() -> None:
     assert "abacus, 2 cores" in text
     assert "2026-01-02 03:04 UTC, quick mode; load before it 0.50 per core" in text
     assert "![Enqueue](results/enqueue.png)" in text
-    assert "| worker for async tasks | | - | | there is none yet |" in text
+    assert "| worker for async tasks, no-op with stored result | limit: bare asyncio consumer | - |" in text
     output = io.StringIO()
     console = Console(file=output, width=150)
     report.show(rows.ROWS[0], measured, console)
