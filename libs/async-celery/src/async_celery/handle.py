@@ -27,7 +27,7 @@ from async_celery.errors import (
     TaskRevoked,
 )
 from async_celery.metas import is_final
-from async_celery.observation import Observer, RevokeReason, WaitOutcome
+from async_celery.observation import NOBODY, Observer, RevokeReason, WaitOutcome
 from async_celery.spans import Tracer
 from async_celery.status import is_stuck, task_at_fault, task_status, workflow_status
 from async_celery.types import (
@@ -160,8 +160,11 @@ class TaskHandle(Generic[R]):
             TaskRevoked: it was cancelled, or expired before it started.
             TaskNotFound, TaskExpired: as for `status`.
         """
-        tracer = self._link.tracer
+        link = self._link
+        tracer = link.tracer
         if tracer is None:
+            if link.observer is NOBODY:  # for whom nothing need be measured
+                return self._unwrap(await self._ending(timeout, on_timeout))
             return await self._observed_result(timeout, on_timeout)
         with tracer.waiting(self._name, self.id):
             return await self._observed_result(timeout, on_timeout)
@@ -304,16 +307,18 @@ class TaskHandle(Generic[R]):
 
     async def _wait(self, seconds: float | None) -> TaskStatus | None:
         """Wait until the state is final or the time is up; return what was seen last, None for nothing."""
+        may_yet_end = self._is_known and not self._deadline_passed()
+        if may_yet_end and self._record is None:
+            return await self._end_of_task(seconds)
         metas: dict[str, Meta] = {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                if not self._is_known or self._deadline_passed():
+                if not may_yet_end:
                     status = await self._first_look()
                     if status.state.is_final:
                         return status
                 if self._record is None:
-                    metas[self.id] = await self._link.backend.ending(self.id, self._expectation)
-                    return self._status_from(metas)
+                    return await self._end_of_task(None)
                 # A workflow may have thousands of tasks: only these, or a failure, can end it.
                 missing = set(self._record.tree.result_ids())
                 async with contextlib.aclosing(self._follow()) as batches:
@@ -330,6 +335,11 @@ class TaskHandle(Generic[R]):
                             if status.state.is_final:
                                 return status
         return self._status_from(metas) if metas else None
+
+    async def _end_of_task(self, within: float | None) -> TaskStatus | None:
+        """Wait for what is no workflow; see `Backend.ending`."""
+        meta = await self._link.backend.ending(self.id, self._expectation, within=within)
+        return None if meta is None else self._status_from({self.id: meta})
 
     async def _first_look(self) -> TaskStatus:
         """Return the status, as soon as the backend answers."""

@@ -10,6 +10,7 @@ bytes is one again. Compressed results (`result_compression`) are read too.
 What belongs here: the stored form. What a state means is `status.py`'s.
 """
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -63,14 +64,15 @@ def is_final(meta: Meta) -> bool:
     return meta["status"] in _FINAL
 
 
-async def ending_of(batches: AsyncGenerator[list[tuple[str, Meta]]]) -> Meta:
-    """Return the first final result of those that a backend's `follow` yields, and end it."""
-    async with contextlib.aclosing(batches):
-        async for batch in batches:
-            for _, meta in batch:
-                if is_final(meta):
-                    return meta
-    raise AssertionError("`follow` ends by an exception only")
+async def ending_of(batches: AsyncGenerator[list[tuple[str, Meta]]], within: float | None) -> Meta | None:
+    """Return the first final result that a backend's `follow` yields within so many s, and end it; else None."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within), contextlib.aclosing(batches):
+            async for batch in batches:
+                for _, meta in batch:
+                    if is_final(meta):
+                        return meta
+    return None
 
 
 def too_large(task_id: str, size: int, *, max_bytes: int) -> Meta:

@@ -135,26 +135,35 @@ class Push:
         finally:
             self._remove(follower, ids)
 
-    async def ending(self, task_id: str, expectation: Expectation | None) -> Meta:
+    async def ending(self, task_id: str, expectation: Expectation | None, within: float | None) -> Meta | None:
         """See `types.Backend`.
 
         Raises:
             TransportError: as for `follow`.
         """
         self._start()
-        follower = _Follower()
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop.create_future())
         ids = (task_id,)
-        self._add(follower, ids, expectation)
+        self._add(waiter, ids, expectation)
+        # By itself: `asyncio.timeout` takes a fifth of all that a result costs.
+        timer = None if within is None else loop.call_later(within, waiter.give_up)
         try:
             while True:
-                await follower.ready.wait()
+                await waiter.news
                 if self._closed:
                     raise TransportError(_CLOSED)
-                for _, meta in self._taken(follower):
+                if waiter.payload is not None:
+                    meta = metas.decode(task_id, waiter.payload, max_bytes=self._max_result_bytes)
                     if metas.is_final(meta):
                         return meta
+                if waiter.has_given_up:
+                    return None
+                waiter.payload, waiter.news = None, loop.create_future()
         finally:
-            self._remove(follower, ids)
+            if timer is not None:
+                timer.cancel()
+            self._remove(waiter, ids)
 
     async def aclose(self) -> None:
         """Stop, close the connection, and end what follows. May be repeated."""
@@ -166,7 +175,7 @@ class Push:
         await asyncio.sleep(0)
         for followed in self._followed.values():
             for follower in followed.followers:
-                follower.ready.set()
+                follower.wake()
 
     def _start(self) -> None:
         """Begin to listen. Ids that this process makes after a fork count as another's: heard all the same."""
@@ -180,9 +189,9 @@ class Push:
 
     # --- who wants what
 
-    def _add(self, follower: "_Follower", ids: Sequence[str], expectation: Expectation | None) -> None:
+    def _add(self, follower: "_Follower | _Waiter", ids: Sequence[str], expectation: Expectation | None) -> None:
         if self._closed:
-            follower.ready.set()
+            follower.wake()
             return
         now = asyncio.get_running_loop().time()
         heard: list[str] = []
@@ -211,7 +220,7 @@ class Push:
             elif payload is not None or self._is_foreign(task_id):
                 self._read((task_id,))
 
-    def _remove(self, follower: "_Follower", ids: Sequence[str]) -> None:
+    def _remove(self, follower: "_Follower | _Waiter", ids: Sequence[str]) -> None:
         unwanted = []
         for task_id in ids:
             followed = self._followed.get(task_id)
@@ -249,8 +258,7 @@ class Push:
             failure = metas.too_large(task_id, len(payload), max_bytes=self._max_result_bytes)
             payload = json.dumps(failure).encode()
         for follower in followed.followers:
-            follower.payloads[task_id] = payload
-            follower.ready.set()
+            follower.hear(task_id, payload)
         return True
 
     def _taken(self, follower: "_Follower") -> list[tuple[str, Meta]]:
@@ -419,7 +427,7 @@ class _Followed:
     __slots__ = ("followers", "is_final", "seen", "since", "takes_read")
 
     def __init__(self, since: float) -> None:
-        self.followers: set[_Follower] = set()
+        self.followers: set[_Follower | _Waiter] = set()
         self.since = since
         """The loop's time."""
         self.seen: int | None = None
@@ -438,6 +446,44 @@ class _Follower:
     def __init__(self) -> None:
         self.payloads: dict[str, bytes] = {}
         self.ready = asyncio.Event()
+
+    def hear(self, task_id: str, payload: bytes) -> None:
+        """Take what is stored for a task."""
+        self.payloads[task_id] = payload
+        self.ready.set()
+
+    def wake(self) -> None:
+        """Have it look."""
+        self.ready.set()
+
+
+class _Waiter:
+    """One `ending`, with a future in place of what a follower of many needs.
+
+    `news` ends when there is something to look at: a payload, or that the time is up.
+    """
+
+    __slots__ = ("has_given_up", "news", "payload")
+
+    def __init__(self, news: "asyncio.Future[None]") -> None:
+        self.news = news
+        self.payload: bytes | None = None
+        self.has_given_up = False
+
+    def hear(self, _: str, payload: bytes) -> None:
+        """See `_Follower`."""
+        self.payload = payload
+        self.wake()
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        self.has_given_up = True
+        self.wake()
+
+    def wake(self) -> None:
+        """See `_Follower`."""
+        if not self.news.done():
+            self.news.set_result(None)
 
 
 def _heed(answer: "asyncio.Future[list[Any]]") -> bool:

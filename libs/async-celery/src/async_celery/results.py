@@ -19,7 +19,7 @@ import json
 import math
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -121,13 +121,16 @@ class RedisBackend:
         """
         return self._push.follow(task_ids, expectation if isinstance(expectation, Expectation) else None)
 
-    async def ending(self, task_id: str, expectation: AnyExpectation | None = None) -> Meta:
+    def ending(
+        self, task_id: str, expectation: AnyExpectation | None = None, *, within: float | None = None
+    ) -> Coroutine[Any, Any, Meta | None]:
         """See `types.Backend`.
 
         Raises:
             TransportError: as for `follow`.
         """
-        return await self._push.ending(task_id, expectation if isinstance(expectation, Expectation) else None)
+        mark = expectation if isinstance(expectation, Expectation) else None
+        return self._push.ending(task_id, mark, within)
 
     async def read(self, task_id: str) -> tuple[Meta | None, TaskRecord | None]:
         """See `types.Backend`."""

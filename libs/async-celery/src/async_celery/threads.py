@@ -273,9 +273,11 @@ class ThreadsBackend:
         """See `types.Backend`."""
         return None
 
-    async def ending(self, task_id: str, expectation: Expectation | None = None) -> Meta:
+    async def ending(
+        self, task_id: str, expectation: Expectation | None = None, *, within: float | None = None
+    ) -> Meta | None:
         """See `types.Backend`."""
-        return await ending_of(self.follow((task_id,), expectation))
+        return await ending_of(self.follow((task_id,), expectation), within)
 
     async def follow(
         self,

@@ -343,8 +343,13 @@ class Backend(Protocol):
         stored. A backend that is down is waited for. `expectation` is from before the tasks were sent.
         """
 
-    async def ending(self, task_id: str, expectation: Expectation | None = None) -> Meta:
-        """Wait until a task has ended, and return what is stored: what `follow` tells of it, for less."""
+    async def ending(
+        self, task_id: str, expectation: Expectation | None = None, *, within: float | None = None
+    ) -> Meta | None:
+        """Wait until a task has ended, and return what is stored: what `follow` tells of it, for less.
+
+        None when it has not ended within so many s.
+        """
 
     async def read(self, task_id: str) -> tuple[Meta | None, TaskRecord | None]:
         """Return a task's stored result and record, None for what does not exist.

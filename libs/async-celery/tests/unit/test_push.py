@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from async_celery.errors import BackendError
+from async_celery.errors import BackendError, TransportError
 from async_celery.push import Push
 from async_celery.resp import Address, Command, Commands
 from async_celery.task_ids import TaskIds
@@ -129,3 +129,36 @@ async def test_an_answer_for_who_has_gone_is_dropped(push: Push, reads: Reads) -
 async def test_nothing_that_is_pushed_breaks_the_connection(push: Push) -> None:
     for channel in (PREFIX + b"\xff", PREFIX, b"", b"something else"):
         push._on_message(channel, b"\x80")
+
+
+async def test_an_ending_is_the_first_result_that_is_final(push: Push) -> None:
+    ending = asyncio.ensure_future(push.ending("a", None, within=5))
+    for status in ("STARTED", "RETRY", "SUCCESS", "FAILURE"):
+        await asyncio.sleep(0)
+        push._on_message(PREFIX + b"a", stored(status))
+    meta = await ending
+    assert meta is not None
+    assert meta["status"] == "SUCCESS"
+    assert not push._followed
+
+
+@pytest.mark.parametrize("heard", [None, "STARTED", "SUCCESS"])
+async def test_the_time_is_up_while_something_else_is_heard(push: Push, heard: str | None) -> None:
+    ending = asyncio.ensure_future(push.ending("a", None, within=5))
+    await asyncio.sleep(0)
+    (waiter,) = push._followed["a"].followers
+    if heard is not None:
+        push._on_message(PREFIX + b"a", stored(heard))
+    waiter.give_up()  # type: ignore[union-attr]  # it is one
+    async with asyncio.timeout(1):
+        meta = await ending
+    assert (None if meta is None else meta["status"]) == ("SUCCESS" if heard == "SUCCESS" else None)
+    assert not push._followed
+
+
+async def test_who_waits_for_an_ending_hears_of_the_close(push: Push) -> None:
+    ending = asyncio.ensure_future(push.ending("a", None, within=None))
+    await asyncio.sleep(0)
+    await push.aclose()
+    with pytest.raises(TransportError):
+        await ending
