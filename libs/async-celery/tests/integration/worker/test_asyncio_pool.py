@@ -394,7 +394,10 @@ def test_a_killed_worker_s_tasks_run_again(make_beside: WorkerFactory) -> None:
     os.kill(doomed.process.pid, signal.SIGKILL)
     assert {meta["status"] for meta in all_ended(heir, tasks)} == {"SUCCESS"}
     assert heir.oracle.verdict(tasks, allowed_extra=10).good
-    assert {heir.meta(task)["attempts"] for task in tasks} == {2}
+    # On a busy machine one may have ended before the kill.
+    attempts = [heir.meta(task)["attempts"] for task in tasks]
+    assert attempts == [len(heir.oracle.executions(task)) for task in tasks]
+    assert max(attempts) == 2
 
 
 def test_a_storm_of_tasks_and_cuts_loses_nothing(make_beside: WorkerFactory) -> None:
