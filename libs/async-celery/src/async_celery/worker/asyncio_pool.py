@@ -25,18 +25,21 @@ import asyncio
 import gc
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from celery import signals
 from celery._state import _task_stack  # type: ignore[attr-defined]  # older stubs
+from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, TimeLimitExceeded
 from kombu.asynchronous import get_event_loop
 
-from async_celery.worker import loops
+from async_celery.worker import direct, loops
 from async_celery.worker.backend import backend_of
 from async_celery.worker.clock import TaskCancelled
 from async_celery.worker.jobs import Job, JobLoop, identity, in_greenlet, raised
@@ -110,7 +113,31 @@ class TaskPool(BasePool):
         **options: Any,
     ) -> Job:
         """Run a task as soon as there is room for it."""
-        job = Job(target, args, self._end)
+        return self._take(Job(target, args, self._end), options)
+
+    def run_directly(self, request: Any, body: direct.Body) -> None:
+        """Run a plain message's task, the direct way as far as it goes (`direct.py`)."""
+        limit, soft_limit = request.time_limits
+        task = request.task
+        job = Job(
+            fast_trace_task if self.app.use_fast_trace_task else trace_task_ret,
+            (request.type, request.id, request.request_dict, request.body, None, None),
+            self._end,
+            partial(direct.run, request=request, body=body),
+        )
+        # For the other way, `Request.execute_using_pool` does this.
+        request._apply_result = weakref.ref(job)
+        options = {
+            "accept_callback": request.on_accepted,
+            "timeout_callback": request.on_timeout,
+            "callback": request.on_success,
+            "error_callback": request.on_failure,
+            "soft_timeout": soft_limit or task.soft_time_limit,
+            "timeout": limit or task.time_limit,
+        }
+        self._take(job, options)
+
+    def _take(self, job: Job, options: dict[str, Any]) -> Job:
         if len(self._jobs) < self.limit:
             self._begin(job, _Options(self.options, options))
         else:

@@ -132,6 +132,16 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             self._ensure_retryable(self._connection, ("DEL", key))
         return Beginning(tombs > 0, finished, int(counts[0] or 0) if counts else 0)
 
+    async def is_new(self, task_id: str, root_id: str | None) -> bool:
+        """Return whether nothing is known of a task that is about to run: it was not cancelled, nor has it ended.
+
+        Raises:
+            Exception: Redis does not answer. One try was in vain.
+        """
+        tombstones_, result = _tombstones(task_id, root_id), self.get_key_for_task(task_id)
+        (found,) = await self._connection.beside.ask(("EXISTS", *tombstones_, result))
+        return not found
+
     def give_back(self, task_id: str) -> None:
         """Take back the count of a repeated run: the worker that stops gives the task back unfinished.
 
@@ -193,17 +203,14 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         is_final = state in states.READY_STATES
         meta = self._meta(task_id, request, finished=now if is_final else None)
         payload = self._payload(state, text, meta)
-        key = self.get_key_for_task(task_id)
-        expires = (self.failure_expires if state == states.FAILURE else self.expires) or _NEVER
         if not is_final:
             # STARTED comes late, and from another thread: what this run has reported itself stays.
             started = meta["timeline"].get("started") if state == states.STARTED else None
             newer = "" if started is None else f'"started": {encode(started)}'
+            key, expires = self.get_key_for_task(task_id), self.expires or _NEVER
             self._evaluate(scripts.REPORT, [key], [payload, expires, newer])
             return result
-        entry = _history_entry(state, result, meta, request)
-        keys = [key, attempts_key(task_id), HISTORY]
-        arguments = [payload, expires, self._policy.history_length, len(entry), *entry]
+        keys, arguments = self._finishing(task_id, state, result, payload, meta, request)
         if not _is_member(request):
             self._finish(request, keys, arguments)
             return result
@@ -214,6 +221,30 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         else:
             self._count_stored(request)
         return result
+
+    async def store_success(self, task_id: str, result: Any, request: _Request) -> None:
+        """Store what a task returned that is no member of a chord, on the event loop of the pool `asyncio`.
+
+        Raises:
+            EncodeError, ResultTooLarge: as `store_result`.
+            Exception: Redis does not do it. One try was in vain.
+        """
+        text = encode_result(result, max_bytes=self._policy.max_result_bytes)
+        meta = self._meta(task_id, request, finished=time.time())
+        payload = self._payload(states.SUCCESS, text, meta)
+        keys, arguments = self._finishing(task_id, states.SUCCESS, result, payload, meta, request)
+        began = time.monotonic()
+        await self._connection.beside.ask(("EVALSHA", scripts.FINISH.sha, len(keys), *keys, *arguments))
+        observer_of(self.app).result_stored(request.get("task"), time.monotonic() - began)
+
+    def _finishing(
+        self, task_id: str, state: str, result: Any, payload: str, meta: dict[str, Any], request: _Request
+    ) -> tuple[list[str | bytes], list[Any]]:
+        """Return the keys and arguments that store a terminal state."""
+        expires = (self.failure_expires if state == states.FAILURE else self.expires) or _NEVER
+        entry = _history_entry(state, result, meta, request)
+        keys = [self.get_key_for_task(task_id), attempts_key(task_id), HISTORY]
+        return keys, [payload, expires, self._policy.history_length, len(entry), *entry]
 
     def _finish(self, request: _Request, keys: list[str | bytes], arguments: list[Any]) -> Any:
         began = time.monotonic()

@@ -12,6 +12,7 @@ What belongs here: bringing commands to Redis. What they say is `backend.py`'s.
 import os
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from hiredis import ReplyError
@@ -49,7 +50,6 @@ class Connection:
         """Prepare one to the same server, with the same settings, as `client`. Opens nothing."""
         self._pool = client.connection_pool
         self._own = threading.local()
-        self._beside: SharedCommands | None = None  # on the event loop of the pool `asyncio`
 
     def __call__(self, *commands: Command) -> list[Any]:
         """Send commands in one write; return their answers.
@@ -92,23 +92,27 @@ class Connection:
         Raises:
             RedisError: as `__call__`.
         """
-        if self._beside is None:
-            settings = self._pool.connection_kwargs
-            self._beside = SharedCommands(
-                address_of({**settings, "connection_class": self._pool.connection_class}),
-                timeout=settings.get("socket_timeout") or _TIMEOUT,
-            )
+        beside = self.beside
         try:
             try:
-                return wait(self._beside.ask(*commands))
+                return wait(beside.ask(*commands))
             except ConnectionError as exc:
-                if self._beside.is_hung:
+                if beside.is_hung:
                     raise RedisTimeoutError(str(exc)) from exc
-                return wait(self._beside(*commands))
+                return wait(beside(*commands))
         except ReplyError as exc:
             raise _as_redis_py(exc) from exc
         except BackendError as exc:
             raise _as_redis_py(exc.__cause__) from exc
+
+    @cached_property
+    def beside(self) -> SharedCommands:
+        """That of the event loop of the pool `asyncio`."""
+        settings = self._pool.connection_kwargs
+        return SharedCommands(
+            address_of({**settings, "connection_class": self._pool.connection_class}),
+            timeout=settings.get("socket_timeout") or _TIMEOUT,
+        )
 
     def _connection(self) -> Any:
         """Return this thread's connection."""

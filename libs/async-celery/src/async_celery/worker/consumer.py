@@ -36,7 +36,7 @@ from async_celery.worker.subject import busy_with, subject_of_message
 _logger = logging.getLogger(__name__)
 
 _JSON, _UTF_8 = "application/json", ("utf-8", "UTF-8")
-_MARK = b"__type__"
+_MARK = "__type__"
 _NOTHING = type(None)
 _HEADER_TYPES: dict[str, tuple[type, ...]] = {
     "task": (str, _NOTHING),
@@ -103,6 +103,12 @@ class Consumer(celery.worker.consumer.Consumer):
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""
         handle = super().create_task_handler()
+        entrance = None
+        if self._runs_meanwhile is not None:
+            # Where tasks run in this process, greenlet is installed.
+            from async_celery.worker.direct import Entrance
+
+            entrance = Entrance(self)
 
         def receive(message: Any) -> None:
             with busy_with(subject_of_message(message)):
@@ -112,7 +118,8 @@ class Consumer(celery.worker.consumer.Consumer):
                     self.refuse(message, exc)
                 else:
                     try:
-                        handle(message)
+                        if entrance is None or not entrance.take(message):
+                            handle(message)
                     except (BackendError, RedisError) as exc:
                         # Of the little that Celery itself refuses here; the reaper stores that.
                         _logger.warning("The end of %s is left to the reaper: %s", message.headers["id"], exc)
@@ -204,12 +211,14 @@ def _decode(message: Any) -> None:
     there is none, nor an escape that could hide one, it is not asked; nor has it anything to refuse.
     """
     body = message.body
+    if isinstance(body, str):  # py-amqp has decoded it
+        is_plain = _MARK not in body and "\\u" not in body
+    else:
+        is_plain = isinstance(body, bytes) and _MARK.encode() not in body and b"\\u" not in body
     if (
-        message.content_type == _JSON
-        and isinstance(body, bytes)
+        is_plain
+        and message.content_type == _JSON
         and message.content_encoding in _UTF_8
-        and _MARK not in body
-        and b"\\u" not in body
         and (message.accept is None or _JSON in message.accept)
         and not message.errors
     ):

@@ -13,10 +13,11 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from types import MethodType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from async_celery.worker import loops
-from async_celery.worker.waiting import may_wait
+from async_celery.worker.waiting import current_job, may_wait
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -25,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _MARK = "runs_coroutine"
-"""Attribute of what `blocking` returns; wrappers copy it (`functools.wraps`)."""
+"""Attribute of what `blocking` returns, which it holds itself; wrappers copy it (`functools.wraps`)."""
 
 
 def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
@@ -37,6 +38,8 @@ def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if (job := current_job()) is not None and job.has_run:
+            return cast("R", job.replay())
         if asyncio._get_running_loop() is not None and not may_wait():
             raise RuntimeError(
                 f"{function.__name__} is an async task, and an event loop runs here already: send it "
@@ -44,13 +47,25 @@ def blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
             )
         return loops.run(function(*args, **kwargs))
 
-    setattr(run, _MARK, True)
+    setattr(run, _MARK, run)
     return run
 
 
 def runs_coroutine(function: Callable[..., Any]) -> bool:
     """Return whether a task's `run`, whatever is wrapped around it, runs a coroutine."""
-    return getattr(function, _MARK, False)
+    return hasattr(function, _MARK)
+
+
+def body_of(task: Any) -> Callable[..., Coroutine[Any, Any, Any]] | None:
+    """Return the coroutine function of a task whose `run` does nothing with a result but return it; else None."""
+    # Celery's own wrapper, `autoretry_for`, looks at exceptions.
+    run = getattr(task, "_orig_run", task.run)
+    function = getattr(run, "__func__", run)
+    made: Any = getattr(function, _MARK, None)
+    if made is None or made is not function:
+        return None
+    body: Callable[..., Coroutine[Any, Any, Any]] = made.__wrapped__
+    return body if function is run else MethodType(body, run.__self__)
 
 
 def make_blocking(task_class: Any) -> None:

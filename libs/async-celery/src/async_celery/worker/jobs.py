@@ -27,6 +27,7 @@ import concurrent.futures
 import contextvars
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -93,11 +94,17 @@ def raised(exc: Exception) -> ExceptionInfo:
         return ExceptionInfo()
 
 
+def _raise(exc: BaseException) -> None:
+    raise exc
+
+
 class Job:
     """One message's task, on its way through the tracer. Times are `time.monotonic`'s."""
 
     __slots__ = (
         "__weakref__",
+        "_direct",
+        "_ended",
         "_in_body",
         "_reason",
         "_started",
@@ -114,15 +121,24 @@ class Job:
         "told_at",
     )
 
-    def __init__(self, target: Callable[..., Any], args: Any, on_end: "Callable[[Job, Any], None]") -> None:
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        args: Any,
+        on_end: "Callable[[Job, Any], None]",
+        direct: "Callable[[Job], Coroutine[Any, Any, Any]] | None" = None,
+    ) -> None:
         """Prepare one.
 
         Args:
             target: Celery's tracer.
             args: its arguments.
             on_end: called with the job and what the tracer has returned; an `ExceptionInfo` where it has raised.
+            direct: awaited first, with the job; returns what the tracer would, or None to have it called.
         """
         self.target, self.args, self.on_end = target, args, on_end
+        self._direct = direct
+        self._ended: Callable[[], Any] | None = None  # what its body did, for the long way
         self.task: asyncio.Task[None] | None = None
         self._started: WeakSet[asyncio.Task[Any]] | None = None  # most start none
         self._in_body = False
@@ -144,12 +160,14 @@ class Job:
         """Run the tracer to its end, and tell of it."""
         waiting.job.set(self)
         try:
-            outcome = await in_greenlet(self._trace)
+            outcome = None if self._direct is None else await self._direct(self)
+            if outcome is None:
+                outcome = await in_greenlet(self._trace)
             self.on_end(self, outcome)
         finally:
             # What its context holds would hold the context: none of it is left to the garbage collector.
             waiting.job.set(None)
-            self.task = self.options = self.celery_request = None
+            self.task = self.options = self.celery_request = self._direct = self._ended = None
 
     def _trace(self) -> Any:
         try:
@@ -183,6 +201,45 @@ class Job:
         """Run a coroutine to its end. Where one may `wait`.
 
         Raises:
+            BaseException: as `_body`.
+        """
+        return waiting.wait(self._body(coroutine))
+
+    async def run_body(self, function: Callable[..., Coroutine[Any, Any, T]], args: Any, kwargs: Any) -> T:
+        """Run a coroutine function to its end, and keep how it ended.
+
+        Raises:
+            BaseException: as `_body`.
+        """
+        try:
+            result = await self._body(function(*args, **kwargs))
+        except BaseException as exc:
+            self._ended = partial(_raise, exc)
+            raise
+        self._ended = lambda: result
+        return result
+
+    @property
+    def has_run(self) -> bool:
+        """Whether its body has run, and nobody has been told yet how that ended."""
+        return self._ended is not None
+
+    def replay(self) -> Any:
+        """Return or raise, once, what the body did.
+
+        Raises:
+            BaseException: that.
+            RuntimeError: it has not run.
+        """
+        if self._ended is None:
+            raise RuntimeError("the body has not run")
+        ended, self._ended = self._ended, None
+        return ended()
+
+    async def _body(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end.
+
+        Raises:
             BaseException: the reason for which the job was interrupted, when the coroutine has let the
                 `CancelledError` pass.
             CancelledError: it has raised one itself. `concurrent.futures`' one, which is an `Exception`.
@@ -192,7 +249,7 @@ class Job:
             raise self._reason
         self._in_body = True
         try:
-            return waiting.wait(self._main(coroutine))
+            return await self._main(coroutine)
         except asyncio.CancelledError as exc:
             if self._reason is not None:
                 raise self._reason from exc

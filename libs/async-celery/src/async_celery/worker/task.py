@@ -153,6 +153,9 @@ class ReliableTask(Task[Any, Any]):
             return self._begin(tracer, uuid, args, kwargs, request)
 
     def _begin(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
+        if (job := current_job()) is not None and job.has_run:
+            # It has begun before, on the direct way.
+            return self._run(tracer, uuid, args, kwargs, request)
         backend: Any = self.backend
         redelivered = bool((request.get("delivery_info") or {}).get("redelivered"))
         retries = request.get("retries") or 0
@@ -169,16 +172,19 @@ class ReliableTask(Task[Any, Any]):
             spans.asked("look up task", time.monotonic() - asked)
         # Until it begins: this run is none yet.
         request["redeliveries"] = beginning.redeliveries - 1
+        if beginning.finished:
+            return self._follow_up(uuid, args, kwargs, request)
+        if beginning.revoked or request.get(REVOKED_AS):
+            return self._revoke(uuid, args, kwargs, request, request.get(REVOKED_AS) or "revoked")
+        if (runs := retries + beginning.redeliveries) >= policy_of(self.app).max_attempts:
+            return self._give_up(uuid, args, kwargs, request, runs, beginning.redeliveries)
+        request["redeliveries"] = beginning.redeliveries
+        request["started_at"] = time.time()
+        observer_of(self.app).run_began(self.name, request)
+        return self._run(tracer, uuid, args, kwargs, request)
+
+    def _run(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
         try:
-            if beginning.finished:
-                return self._follow_up(uuid, args, kwargs, request)
-            if beginning.revoked or request.get(REVOKED_AS):
-                return self._revoke(uuid, args, kwargs, request, request.get(REVOKED_AS) or "revoked")
-            if (runs := retries + beginning.redeliveries) >= policy_of(self.app).max_attempts:
-                return self._give_up(uuid, args, kwargs, request, runs, beginning.redeliveries)
-            request["redeliveries"] = beginning.redeliveries
-            request["started_at"] = time.time()
-            observer_of(self.app).run_began(self.name, request)
             outcome = tracer(uuid, args, kwargs, request)
         except TaskCancelled:
             # It may have been raised just before the body's own end.

@@ -1,13 +1,13 @@
 """Wire: the connection that a worker consumes on, with fewer reads and writes than messages.
 
 How it works: py-amqp reads each message in nine parts, and writes each acknowledgement by itself. Here one read
-takes what has come, and its frames are taken from memory. Acknowledgements are held while tasks wait for the
-pool's processes, up to half as many as may wait there: they go out together, and the broker answers with as many
-messages at once, while the processes work off the other half. They are held no longer than `_LONGEST`, and only
-while the worker's event loop runs (`holding`). Whatever else is written on the connection (a rejection, a
-heartbeat, its end) takes them along, in front. Should the worker die meanwhile, the messages come back and their
-tasks are found finished: none runs again. Where no more messages are taken than there are processes
-(`worker_prefetch_multiplier` 1), none is held.
+takes what has come, and its messages (`deliveries.py`) and other frames are taken from memory. Acknowledgements
+are held while tasks wait for the pool's processes, up to half as many as may wait there: they go out together,
+and the broker answers with as many messages at once, while the processes work off the other half. They are held
+no longer than `_LONGEST`, and only while the worker's event loop runs (`holding`). Whatever else is written on
+the connection (a rejection, a heartbeat, its end) takes them along, in front. Should the worker die meanwhile,
+the messages come back and their tasks are found finished: none runs again. Where no more messages are taken than
+there are processes (`worker_prefetch_multiplier` 1), none is held.
 
 TLS is read as py-amqp does it, by records. A connection that kombu makes anew for another broker of a list is
 Celery's own.
@@ -15,6 +15,7 @@ Celery's own.
 What belongs here: bytes from and to the broker. What the messages say is `consumer.py`'s.
 """
 
+import contextlib
 import socket
 from collections.abc import Callable
 from functools import wraps
@@ -22,11 +23,15 @@ from struct import Struct
 from typing import Any
 
 import amqp.transport
+from amqp.basic_message import Message
 from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
 from kombu.transport import pyamqp
 
+from async_celery.worker.deliveries import Delivery, UncommonError, next_delivery
+
 _FRAME = Struct(">BHI")
 _END = 0xCE
+_FRAMES = 3  # of a message
 _ACK = Struct(">BHIHHQBB")
 _ACK_SIZE, _BASIC, _BASIC_ACK = 13, 60, 80
 _AT_ONCE = 128 * 1024  # bytes
@@ -75,7 +80,17 @@ class _Holding:
 class TCPTransport(_Holding, _TCPTransport):  # type: ignore[misc]  # no stubs
     """py-amqp's, which can read all that has come."""
 
-    _read_buffer: bytes
+    _come = b""
+    _at = 0  # what has come before is taken
+
+    @property
+    def _read_buffer(self) -> bytes:
+        """What py-amqp has read and not taken; where it waits for an answer, it reads on here."""
+        return self._come[self._at :]
+
+    @_read_buffer.setter
+    def _read_buffer(self, data: bytes) -> None:
+        self._come, self._at = data, 0
 
     def receive(self) -> None:
         """Read what is there, without waiting.
@@ -95,24 +110,41 @@ class TCPTransport(_Holding, _TCPTransport):  # type: ignore[misc]  # no stubs
             raise OSError("Server unexpectedly closed connection")
         self._read_buffer += data
 
+    def next_delivery(self) -> Delivery | None:
+        """Return the next message, if the next that has been read is one as a whole; None for nothing.
+
+        It is `taken` by who takes it.
+
+        Raises:
+            UncommonError: something else is next.
+        """
+        found = next_delivery(self._come, self._at)
+        if found is None:
+            return None
+        delivery, self._end = found
+        return delivery
+
+    def taken(self) -> None:
+        """Go on behind the last message that was returned."""
+        self._at = self._end
+
     def next_frame(self) -> tuple[int, int, bytes] | None:
         """Return the next frame that has been read as a whole, None for none.
 
         Raises:
             UnexpectedFrame: it is none.
         """
-        buffer = self._read_buffer
-        if len(buffer) < _FRAME.size:
+        come, at = self._come, self._at + _FRAME.size
+        if len(come) < at:
             return None
-        kind, channel, size = _FRAME.unpack_from(buffer)
-        end = _FRAME.size + size
-        if len(buffer) <= end:
+        kind, channel, size = _FRAME.unpack_from(come, self._at)
+        end = at + size
+        if len(come) <= end:
             return None
-        if buffer[end] != _END:
-            raise UnexpectedFrame(f"Received frame_end {buffer[end]:#04x} while expecting 0xce")
-        # py-amqp reads on here where it waits for an answer.
-        self._read_buffer = buffer[end + 1 :]
-        return kind, channel, buffer[_FRAME.size : end]
+        if come[end] != _END:
+            raise UnexpectedFrame(f"Received frame_end {come[end]:#04x} while expecting 0xce")
+        self._at = end + 1
+        return kind, channel, come[at:end]
 
 
 class SSLTransport(_Holding, _SSLTransport):  # type: ignore[misc]  # no stubs
@@ -133,6 +165,22 @@ class Channel(_Channel):  # type: ignore[misc]  # no stubs
         transport.held.append(ack)
         return None
 
+    def deliver(self, delivery: Delivery) -> None:
+        """Handle a message as py-amqp does when it has put one together."""
+        message = Message(delivery.body)
+        message.properties = properties = delivery.properties
+        if self.auto_decode and (encoding := properties.get("content_encoding")):
+            with contextlib.suppress(Exception):
+                message.body = delivery.body.decode(encoding)
+        self._on_basic_deliver(
+            delivery.consumer_tag,
+            delivery.delivery_tag,
+            delivery.redelivered,
+            delivery.exchange,
+            delivery.routing_key,
+            message,
+        )
+
 
 class Connection(_Connection):  # type: ignore[misc]  # no stubs
     """kombu's, over our sockets."""
@@ -144,6 +192,32 @@ class Connection(_Connection):  # type: ignore[misc]  # no stubs
         more["read_timeout"], more["write_timeout"] = timeouts
         made = SSLTransport if ssl else TCPTransport
         return made(host, connect_timeout=connect_timeout, ssl=ssl, **more)
+
+    def take_next(self, transport: TCPTransport) -> bool:
+        """Handle the next message or frame that has been read as a whole; return whether there was one.
+
+        Raises:
+            RecoverableConnectionError: the connection is closed.
+        """
+        try:
+            delivery = transport.next_delivery()
+        except UncommonError:
+            return self._take_frame(transport)
+        if delivery is None:
+            return False
+        channel = self.channels and self.channels.get(delivery.channel)
+        if not channel or channel.is_closing:
+            return self._take_frame(transport)
+        transport.taken()
+        self.bytes_recv += _FRAMES  # py-amqp counts frames
+        channel.deliver(delivery)
+        return True
+
+    def _take_frame(self, transport: TCPTransport) -> bool:
+        if (frame := transport.next_frame()) is None:
+            return False
+        self.on_inbound_frame(frame)
+        return True
 
 
 class Transport(_Transport):  # type: ignore[misc]  # no stubs
@@ -162,8 +236,7 @@ class Transport(_Transport):  # type: ignore[misc]  # no stubs
             super().on_readable(connection, loop)
             return
         transport.receive()
-        while (frame := transport.next_frame()) is not None:
-            connection.on_inbound_frame(frame)
+        while connection.take_next(transport):
             if not connection.connected:
                 raise RecoverableConnectionError("Socket was disconnected")
 

@@ -51,8 +51,18 @@ def backend(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, P
 
 
 @pytest.fixture(scope="module")
+def earlier(rabbit_server: RabbitServer) -> set[str]:
+    """Connections that tests before these have left open."""
+    return set(connections_of(rabbit_server))
+
+
+@pytest.fixture(scope="module")
 def worker(
-    broker: str, backend: str, certificate: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+    broker: str,
+    backend: str,
+    certificate: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    earlier: set[str],
 ) -> Iterator[WorkerProcess]:
     folder = tmp_path_factory.mktemp("worker")
     made = WorkerProcess(
@@ -63,21 +73,22 @@ def worker(
 
 
 def test_every_connection_is_tls_and_many_tasks_run_once(
-    worker: WorkerProcess, rabbit_server: RabbitServer
+    worker: WorkerProcess, rabbit_server: RabbitServer, earlier: set[str]
 ) -> None:
     """More than a record holds, read at once; and acknowledgements that are held."""
     count = 500
     ids = [worker.send("add", n, 1) for n in range(count)]
     assert [worker.ended(task_id)["result"] for task_id in ids] == list(range(1, count + 1))
     assert sorted(run.task_id for run in worker.oracle.executions() if run.task_id in set(ids)) == sorted(ids)
-    # The end of an earlier test's connection may be news that has yet to reach RabbitMQ; the worker's stay.
-    wait_until(lambda: kinds_of_connections(rabbit_server) == {"true"}, what="all connections are TLS")
+    connections = connections_of(rabbit_server)
+    assert {is_tls for connection, is_tls in connections.items() if connection not in earlier} == {"true"}
     wait_until(lambda: unacknowledged(rabbit_server) == 0, what="all acknowledgements have gone")
 
 
-def kinds_of_connections(rabbit_server: RabbitServer) -> set[str]:
-    """Whether connections are TLS, as RabbitMQ writes it."""
-    return set(rabbit_server.control("list_connections", "--no-table-headers", "ssl").split())
+def connections_of(rabbit_server: RabbitServer) -> dict[str, str]:
+    """Whether each is TLS, as RabbitMQ writes it."""
+    said = rabbit_server.control("list_connections", "--no-table-headers", "pid", "ssl")
+    return dict(line.split() for line in said.splitlines())
 
 
 def unacknowledged(rabbit_server: RabbitServer) -> int:

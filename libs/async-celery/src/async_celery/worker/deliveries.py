@@ -1,0 +1,162 @@
+"""Deliveries: a whole message of RabbitMQ's at once, out of the bytes that have come.
+
+How it works: py-amqp takes a message in three frames, each through several layers, and reads its headers value by
+value with general code: most of what a worker's main process does for a task. Here the three frames are read in
+one step, when all of them have come, and the headers with what Celery's clients send in mind. What is rarer (a
+body in several frames, other properties, other types of values) is left to py-amqp, frame by frame, as before.
+
+What belongs here: reading, without a connection. Whom a delivery is for is `wire.py`'s.
+"""
+
+import struct
+from functools import lru_cache
+from struct import Struct
+from typing import Any, NamedTuple
+
+_METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
+_BASIC, _DELIVER = 60, 60
+_FRAME = Struct(">BHI")
+_BEGINNING = Struct(">BHIHHB")  # frame, class, method, length of the consumer's tag
+_TAG = Struct(">QBB")  # delivery tag, redelivered, length of the exchange
+_PROPERTIES = Struct(">BHIHHQH")  # frame, class, weight, size of the body, which properties
+_LENGTH = Struct(">I")
+_BEHIND_FRAME = 1  # its last byte
+
+_CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
+_SHORT = ((0x0400, "correlation_id"), (0x0200, "reply_to"), (0x0100, "expiration"), (0x0080, "message_id"))
+_OTHERS = 0x007F
+
+_STRING, _VOID, _ARRAY, _TABLE = b"SVAF"
+_NUMBERS = {
+    ord(letter): Struct(layout)
+    for letter, layout in (("l", ">q"), ("L", ">q"), ("I", ">i"), ("d", ">d"), ("t", ">?"))
+}
+_NO_LIMITS = b"\0\0\0\2VV"
+_EMPTY = b"\0\0\0\0"
+
+# Names and addresses come again and again.
+_text = lru_cache(4096)(bytes.decode)
+
+
+class Delivery(NamedTuple):
+    """A message, as `basic.deliver` brings it. `channel` is the number of its channel."""
+
+    channel: int
+    consumer_tag: str
+    delivery_tag: int
+    redelivered: bool
+    exchange: str
+    routing_key: str
+    properties: dict[str, Any]
+    body: bytes
+
+
+class UncommonError(Exception):
+    """What comes is no message that is read here."""
+
+
+def next_delivery(buffer: bytes, at: int) -> tuple[Delivery, int] | None:
+    """Return the message that begins at `at`, and where it ends; None when not all of it has come.
+
+    Raises:
+        UncommonError: there is something else.
+    """
+    try:
+        if buffer[at] != _METHOD:
+            raise UncommonError
+        _, channel, size, class_, method, _ = _BEGINNING.unpack_from(buffer, at)
+        if class_ != _BASIC or method != _DELIVER:
+            raise UncommonError
+        end_of_method = at + _FRAME.size + size
+        header = end_of_method + _BEHIND_FRAME
+        kind, its_channel, size, class_, _, body_size, flags = _PROPERTIES.unpack_from(buffer, header)
+        if kind != _HEADER or its_channel != channel or class_ != _BASIC or flags & _OTHERS or not body_size:
+            raise UncommonError
+        end_of_header = header + _FRAME.size + size
+        kind, its_channel, size = _FRAME.unpack_from(buffer, end_of_header + _BEHIND_FRAME)
+        if kind != _BODY or its_channel != channel or size != body_size:
+            raise UncommonError
+        body = end_of_header + _BEHIND_FRAME + _FRAME.size
+        end = body + size
+        if not buffer[end] == buffer[end_of_header] == buffer[end_of_method] == _END:
+            raise UncommonError
+    except (struct.error, IndexError):
+        return None
+    try:
+        consumer_tag, at = _short(buffer, at + _BEGINNING.size - 1)
+        delivery_tag, bits, _ = _TAG.unpack_from(buffer, at)
+        exchange, at = _short(buffer, at + _TAG.size - 1)
+        routing_key, at = _short(buffer, at)
+        properties = _properties(buffer, header + _PROPERTIES.size, end_of_header, flags)
+    except (struct.error, IndexError, UnicodeDecodeError) as exc:
+        raise UncommonError from exc
+    if at != end_of_method:
+        raise UncommonError
+    delivered = Delivery(
+        channel, consumer_tag, delivery_tag, bits & 1 == 1, exchange, routing_key, properties, buffer[body:end]
+    )
+    return delivered, end + _BEHIND_FRAME
+
+
+def _properties(buffer: bytes, at: int, end: int, flags: int) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    if flags & _CONTENT_TYPE:
+        properties["content_type"], at = _short(buffer, at)
+    if flags & _CONTENT_ENCODING:
+        properties["content_encoding"], at = _short(buffer, at)
+    if flags & _HEADERS:
+        (length,) = _LENGTH.unpack_from(buffer, at)
+        at += _LENGTH.size
+        properties["application_headers"] = _table(buffer, at, at + length)
+        at += length
+    if flags & _DELIVERY_MODE:
+        properties["delivery_mode"] = buffer[at]
+        at += 1
+    if flags & _PRIORITY:
+        properties["priority"] = buffer[at]
+        at += 1
+    for flag, name in _SHORT:
+        if flags & flag:
+            length = buffer[at] + 1
+            # Most are another one for each message.
+            properties[name] = buffer[at + 1 : at + length].decode()
+            at += length
+    if at != end:
+        raise UncommonError
+    return properties
+
+
+def _short(buffer: bytes, at: int) -> tuple[str, int]:
+    """Return a short string and where it ends."""
+    end = at + 1 + buffer[at]
+    return _text(buffer[at + 1 : end]), end
+
+
+def _table(buffer: bytes, at: int, end: int) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    length_of = _LENGTH.unpack_from
+    while at < end:
+        value = at + 1 + buffer[at]
+        name = _text(buffer[at + 1 : value])
+        kind = buffer[value]
+        value += 1
+        if kind == _STRING:
+            at = value + 4 + length_of(buffer, value)[0]
+            table[name] = buffer[value + 4 : at].decode()
+        elif kind == _VOID:
+            at = value
+            table[name] = None
+        elif (number := _NUMBERS.get(kind)) is not None:
+            at = value + number.size
+            (table[name],) = number.unpack_from(buffer, value)
+        elif kind == _ARRAY and buffer.startswith(_NO_LIMITS, value):
+            at = value + len(_NO_LIMITS)
+            table[name] = [None, None]
+        elif kind == _TABLE and buffer.startswith(_EMPTY, value):
+            at = value + len(_EMPTY)
+            table[name] = {}
+        else:
+            raise UncommonError
+    if at != end:
+        raise UncommonError
+    return table
