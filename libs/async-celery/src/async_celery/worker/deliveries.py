@@ -3,7 +3,7 @@
 How it works: py-amqp takes a message in three frames, each through several layers, and reads its headers value by
 value with general code: most of what a worker's main process does for a task. Here the three frames are read in
 one step, when all of them have come, and the headers with what Celery's clients send in mind. What is rarer (a
-body in several frames, other properties, other types of values) is left to py-amqp, frame by frame, as before.
+body in several frames, other properties, values of rare types) is left to py-amqp, frame by frame, as before.
 
 What belongs here: reading, without a connection. Whom a delivery is for is `wire.py`'s.
 """
@@ -27,12 +27,8 @@ _SHORT = ((0x0400, "correlation_id"), (0x0200, "reply_to"), (0x0100, "expiration
 _OTHERS = 0x007F
 
 _STRING, _VOID, _ARRAY, _TABLE = b"SVAF"
-_NUMBERS = {
-    ord(letter): Struct(layout)
-    for letter, layout in (("l", ">q"), ("L", ">q"), ("I", ">i"), ("d", ">d"), ("t", ">?"))
-}
-_NO_LIMITS = b"\0\0\0\2VV"
-_EMPTY = b"\0\0\0\0"
+_NUMBERS = {letter: Struct(f">{code}") for letter, code in zip(b"btBsUuIilLfd", "b?BhhHiIqqfd", strict=True)}
+"""RabbitMQ's letters, and how Python's `struct` reads what follows them."""
 
 # Names and addresses come again and again.
 _text = lru_cache(4096)(bytes.decode)
@@ -88,7 +84,7 @@ def next_delivery(buffer: bytes, at: int) -> tuple[Delivery, int] | None:
         exchange, at = _short(buffer, at + _TAG.size - 1)
         routing_key, at = _short(buffer, at)
         properties = _properties(buffer, header + _PROPERTIES.size, end_of_header, flags)
-    except (struct.error, IndexError, UnicodeDecodeError) as exc:
+    except (struct.error, IndexError, UnicodeDecodeError, RecursionError) as exc:
         raise UncommonError from exc
     if at != end_of_method:
         raise UncommonError
@@ -146,17 +142,29 @@ def _table(buffer: bytes, at: int, end: int) -> dict[str, Any]:
         elif kind == _VOID:
             at = value
             table[name] = None
-        elif (number := _NUMBERS.get(kind)) is not None:
-            at = value + number.size
-            (table[name],) = number.unpack_from(buffer, value)
-        elif kind == _ARRAY and buffer.startswith(_NO_LIMITS, value):
-            at = value + len(_NO_LIMITS)
-            table[name] = [None, None]
-        elif kind == _TABLE and buffer.startswith(_EMPTY, value):
-            at = value + len(_EMPTY)
-            table[name] = {}
         else:
-            raise UncommonError
+            table[name], at = _value(buffer, value, kind)
     if at != end:
         raise UncommonError
     return table
+
+
+def _value(buffer: bytes, at: int, kind: int) -> tuple[Any, int]:
+    """Return a value and where it ends; `kind` is the byte before it."""
+    if (number := _NUMBERS.get(kind)) is not None:
+        return number.unpack_from(buffer, at)[0], at + number.size
+    if kind == _VOID:
+        return None, at
+    begin = at + _LENGTH.size
+    end = begin + _LENGTH.unpack_from(buffer, at)[0]
+    if kind == _STRING:
+        return buffer[begin:end].decode(), end
+    if kind == _TABLE:
+        return _table(buffer, begin, end), end
+    if kind != _ARRAY:
+        raise UncommonError
+    values, at = [], begin
+    while at < end:
+        value, at = _value(buffer, at + 1, buffer[at])
+        values.append(value)
+    return values, end
