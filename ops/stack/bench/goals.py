@@ -93,6 +93,10 @@ class Goal:
             return f"{value:.3g}{self.unit}"
         return f"1/{1 / value:.3g}" if self.is_at_most and 0 < value < 0.5 else f"{value:.3g}×"
 
+    def is_reached(self, value: float) -> bool:
+        """Return whether a ratio, or a figure, is what is wanted."""
+        return value <= self.bound if self.is_at_most else value >= self.bound
+
     @property
     def wanted(self) -> str:
         """The bound, as one reads it."""
@@ -120,7 +124,7 @@ class Verdict:
         if self.share >= 1:
             return "reached"
         kind = "short, but ≥ 80%" if self.share >= ALMOST else "missed"
-        if self.value is not None and self.ceiling is not None and self.ceiling < self.goal.bound:
+        if self.value is not None and self.ceiling is not None and not self.goal.is_reached(self.ceiling):
             limit, ours = self.goal.text(self.ceiling), self.value / self.ceiling
             return (
                 f"{kind} ({self.share:.0%} of the goal; the limit itself gets {limit}, ours is {ours:.0%} of it)"
@@ -188,6 +192,7 @@ def _cpu() -> Iterator[Goal]:
         against=(AIORMQ.name,),
         bound=1.0,
         is_at_most=True,
+        limit=AWAITED.name,
     )
 
 

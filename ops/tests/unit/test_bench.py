@@ -116,6 +116,16 @@ def test_a_goal_beyond_the_limit_is_shown_with_the_limits_own_ratio() -> None:
     assert verdict(replace(limited, bound=12.0), results).words == "reached"
     unknown = {"enqueue": result(ours=[120.0], reference=[10.0])}
     assert verdict(limited, unknown).words == "missed (67% of the goal)"
+    at_most = replace(limited, bound=10.0, is_at_most=True)
+    said = "short, but ≥ 80% (83% of the goal; the limit itself gets 15×, ours is 80% of it)"
+    assert verdict(at_most, results).words == said
+    assert verdict(replace(at_most, bound=15.0), results).words == "reached"
+    assert (
+        verdict(
+            replace(at_most, bound=11.0), {"enqueue": result(ours=[120.0], reference=[10.0], limit=[110.0])}
+        ).words
+        == "short, but ≥ 80% (92% of the goal)"
+    )
 
 
 def test_a_queue_gets_its_policy_by_its_name() -> None:

@@ -609,6 +609,8 @@ class ConfirmChannel(Channel, Generic[M]):
         self._on_settled = on_settled
         self._on_returned = on_returned
         self._id_of = id_of
+        # Than messages are framed for.
+        self._is_other = number != PUBLISHING or connection.frame_max < FRAME_MAX
         self._last_tag = 0
         self._oldest = 1  # no tag below it is unconfirmed
         self._may_be_returned = 1  # returns come in the order of the messages: none below it is returned any more
@@ -626,7 +628,7 @@ class ConfirmChannel(Channel, Generic[M]):
         Raises:
             ValueError: its headers are too large for this server.
         """
-        if self.number != PUBLISHING or self._connection.frame_max < FRAME_MAX:
+        if self._is_other:
             frames = _framed_again(frames, self.number, self._connection.frame_max)
         self._last_tag = tag = self._last_tag + 1
         self.unconfirmed[tag] = message

@@ -406,7 +406,8 @@ class _Template:
             args = tuple(args)
         encoded_id = task_id.encode()
         short_id = len(encoded_id).to_bytes() + encoded_id
-        args_repr = _repr(args, self._args_limit, self._levels)
+        # As `_repr`.
+        args_repr = celery_repr(args, self._args_limit, self._levels).encode("utf-8", "surrogatepass")
         more, content, mode, reply_to = b"", self._content, self._no_priority, self._reply_to
         if kwargs:
             if type(kwargs) is not dict:

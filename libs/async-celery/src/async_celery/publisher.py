@@ -136,7 +136,9 @@ class AmqpBroker:
                 if len(letters) >= self._max_in_flight:
                     await self._end_of(letters.popleft())
                 letters.append(letter := self._admit(publication.task_id, *_subject(publication)))
-                self._post(letter, message)
+                letter.place, letter.frames = message
+                if self._session is None or self._waiting or not self._session.take(letter):
+                    self._line_up(letter)
                 self._send_soon()
                 await slices.pause_if_due()
             while letters:
@@ -243,7 +245,7 @@ class AmqpBroker:
         Raises:
             TransportError, PublishError: as `_check`.
         """
-        # What else is wrong within this turn of the loop, the message will be told when it is posted.
+        # What else is wrong within this turn of the loop, the message will be told at the end of it.
         if not self._sends_soon or len(self._open) >= self._max_open:
             self._check_told(task_id, task, queue)
         loop = self._loop
@@ -264,26 +266,23 @@ class AmqpBroker:
     def _send(self) -> None:
         self._sends_soon = False
         unencoded, self._unencoded = self._unencoded, []
-        encode = self._encoder.task
+        encode, session = self._encoder.task, self._session
         for letter, message, context in unencoded:
             if letter.future.done():
                 continue
             try:
-                encoded = context.run(encode, message)
+                letter.place, letter.frames = context.run(encode, message)
             except Exception as exc:
                 # Whatever it is, it is the sender's own.
                 letter.fail(exc)
-            else:
-                self._post(letter, encoded)
-        if self._session is not None:
-            self._session.flush()
+                continue
+            if session is None or self._waiting or not session.take(letter):
+                self._line_up(letter)
+        if session is not None:
+            session.flush()
 
-    def _post(self, letter: Letter, message: Encoded) -> None:
-        """Hand it to the session, or let it wait."""
-        letter.place, letter.frames = message
-        session = self._session
-        if session is not None and not self._waiting and session.take(letter):
-            return
+    def _line_up(self, letter: Letter) -> None:
+        """Let it wait for its turn, or fail where that will not come soon."""
         if self._down is not None:
             letter.fail(self._unreachable(self._down, letter.task_id))
             return

@@ -122,7 +122,8 @@ class Connection(asyncio.BufferedProtocol):
         call = _Call(self._loop.create_future(), replies or len(commands), is_pipeline=len(commands) > 1)
         self._calls.append(call)
         # hiredis types the tuple by one member.
-        self._write(b"".join(hiredis.pack_command(cast("Any", command)) for command in commands))
+        packed = [hiredis.pack_command(cast("Any", command)) for command in commands]
+        self._write(packed[0] if len(packed) == 1 else b"".join(packed))
         return call.future
 
     def _write(self, data: bytes) -> None:

@@ -82,6 +82,7 @@ class TaskPool(BasePool):
         loops.use(self._home)
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[tuple[Job, _Options]] = deque()
+        self._given_up: set[Job] = set()  # which run on
         self._policy = policy_of(self.app)
         self._looks = False
         self._asks_at = 0.0
@@ -155,7 +156,9 @@ class TaskPool(BasePool):
             self._look_later()
 
     def _end(self, job: Job, outcome: Any) -> None:
-        if not job.is_given_up:
+        if job.is_given_up:
+            self._given_up.discard(job)
+        else:
             self._leave(job)
             options: _Options = job.options
             self._tell(options.on_end(outcome), outcome)
@@ -177,6 +180,7 @@ class TaskPool(BasePool):
 
     def _give_up(self, job: Job) -> None:
         job.give_up()
+        self._given_up.add(job)
         self._leave(job)
 
     def _on_soft_timeout(self, job: Job) -> None:
@@ -198,7 +202,7 @@ class TaskPool(BasePool):
 
     def _spawn(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function that may wait, beside the jobs."""
-        self._home.begin(in_greenlet(function, *args))
+        self._home.spawn(in_greenlet(function, *args))
 
     # ---- looking after what runs ----
 

@@ -38,6 +38,7 @@ _logger = logging.getLogger(__name__)
 _JSON, _UTF_8 = "application/json", ("utf-8", "UTF-8")
 _MARK = "__type__"
 _NOTHING = type(None)
+_NO_LIMITS = [None, None]
 _HEADER_TYPES: dict[str, tuple[type, ...]] = {
     "task": (str, _NOTHING),
     "root_id": (str, _NOTHING),
@@ -195,7 +196,11 @@ def _check(message: Any, *, known: Container[str]) -> None:
         if not isinstance(headers.get(name), types):
             raise InvalidTaskError(f"its header `{name}` is {headers[name]!r:.100}")
     limits = headers.get("timelimit")
-    if limits and not (len(limits) == 2 and all(isinstance(limit, int | float | None) for limit in limits)):
+    if (
+        limits
+        and limits != _NO_LIMITS
+        and not (len(limits) == 2 and all(isinstance(limit, int | float | None) for limit in limits))
+    ):
         raise InvalidTaskError(f"its header `timelimit` is {limits!r:.100}")
     if headers["task"] not in known:
         raise NotRegistered(headers["task"])

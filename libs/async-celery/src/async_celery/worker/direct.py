@@ -45,10 +45,6 @@ _RECEIVERS = tuple(
 )
 _HANDLERS = ("before_start", "on_success", "after_return")
 _HOOKS = ("on_task_init", "on_process_cleanup")
-_NOT_PLAIN = ("eta", "retries", "group", "stamped_headers")
-"""Headers that ask for more than to run the task."""
-_FOLLOWING = ("callbacks", "chain", "chord")
-"""What a body may say that comes after the task."""
 _UNKNOWN: Any = object()
 _tracer: Any = trace  # its stubs know little of it
 
@@ -146,8 +142,12 @@ class Entrance:
         return not (
             not self._is_open
             or message.delivery_info["redelivered"]
-            or any(get(one) for one in _NOT_PLAIN)
-            or (embed and any(embed.get(one) for one in _FOLLOWING))
+            # What asks for more than to run the task, and what comes after it.
+            or get("eta")
+            or get("retries")
+            or get("group")
+            or get("stamped_headers")
+            or (embed and (embed.get("callbacks") or embed.get("chain") or embed.get("chord")))
             or headers["id"] in state.revoked
             or any(_RECEIVERS)
             or _has_events(consumer.event_dispatcher)

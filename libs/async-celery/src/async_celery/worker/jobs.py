@@ -316,12 +316,14 @@ class JobLoop(TaskLoop):
         return self._context.copy()
 
     def begin(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Run a coroutine as an asyncio task, in a context of its own."""
-        task = self._loop.create_task(coroutine, context=self.context)
-        # The loop itself would forget it.
+        """Run a coroutine as an asyncio task, in a context of its own. Keep it: the loop would forget it."""
+        return self._loop.create_task(coroutine, context=self.context)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run one that nobody else keeps."""
+        task = self.begin(coroutine)
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
-        return task
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine of the job that asks.

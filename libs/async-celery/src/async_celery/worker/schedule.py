@@ -21,8 +21,10 @@ def published_at(request: Mapping[str, Any]) -> float | None:
 
 def due_at(request: Mapping[str, Any]) -> float | None:
     """Return before when a task was not to start; None for one that was to start at once."""
+    if not (eta := request.get("eta")):
+        return None
     try:
-        due = datetime.fromisoformat(request.get("eta") or "")
+        due = datetime.fromisoformat(eta)
     except (ValueError, TypeError):
         return None
     return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
