@@ -82,6 +82,9 @@ class TaskPool(BasePool):
         loops.use(self._home)
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[tuple[Job, _Options]] = deque()
+        self._come: list[tuple[Any, direct.Body]] = []  # by plain messages
+        self._asked = 0  # questions to Redis about what has come
+        self._connections = 0  # to the broker that were lost
         self._given_up: set[Job] = set()  # which run on
         self._policy = policy_of(self.app)
         self._looks = False
@@ -117,21 +120,45 @@ class TaskPool(BasePool):
         return self._take(Job(target, args, self._end), options)
 
     def run_directly(self, request: Any, body: direct.Body) -> None:
-        """Run a plain message's task, the direct way as far as it goes (`direct.py`)."""
+        """Run a plain message's task, the direct way as far as it goes (`direct.py`).
+
+        Of all messages that were read together, Redis is asked together whether it knows anything.
+        """
+        if not self._come:
+            self._home.spawn(self._begin_what_has_come())
+        self._come.append((request, body))
+
+    async def _begin_what_has_come(self) -> None:
+        come, self._come = self._come, []
+        connections = self._connections
+        self._asked += 1
+        try:
+            are_new = await backend_of(self.app).are_new([request for request, _ in come])
+        except Exception:
+            are_new = False  # each asks for itself
+        finally:
+            self._asked -= 1
+        if self._connections == connections:
+            for request, body in come:
+                self._heed(self._begin_directly, request, body, are_new)
+
+    def _begin_directly(self, request: Any, body: direct.Body, is_new: bool) -> None:
         limit, soft_limit = request.time_limits
         task = request.task
+        # One that has to wait may be cancelled meanwhile.
+        is_new = is_new and len(self._jobs) < self.limit
         job = Job(
             fast_trace_task if self.app.use_fast_trace_task else trace_task_ret,
             (request.type, request.id, request.request_dict, request.body, None, None),
             self._end,
-            partial(direct.run, request=request, body=body),
+            partial(direct.run, request=request, body=body, is_new=is_new),
         )
         # For the other way, `Request.execute_using_pool` does this.
         request._apply_result = weakref.ref(job)
         options = {
             "accept_callback": request.on_accepted,
             "timeout_callback": request.on_timeout,
-            "callback": request.on_success,
+            "callback": partial(direct.settle, request),
             "error_callback": request.on_failure,
             "soft_timeout": soft_limit or task.soft_time_limit,
             "timeout": limit or task.time_limit,
@@ -170,21 +197,30 @@ class TaskPool(BasePool):
             self._begin(*self._waiting.popleft())
 
     def _tell(self, hear: Callable[..., Any], *what: Any) -> None:
-        """Call Celery back; what it raises ends its event loop's turn, as it would elsewhere."""
+        """Call Celery back, which may have acknowledgements to send then."""
+        self._heed(hear, *what)
+        self.end_turn()
+
+    def _heed(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call what may raise an error of Celery's: that ends its event loop's turn, as it would elsewhere."""
         try:
-            hear(*what)
+            function(*args)
         except Exception as exc:
             self._error = exc
-        # It may have acknowledgements to send.
-        self.end_turn()
+            self.end_turn()
 
     def _give_up(self, job: Job) -> None:
         job.give_up()
         self._given_up.add(job)
         self._leave(job)
 
-    def _on_soft_timeout(self, job: Job) -> None:
+    def _on_soft_timeout(self, job: Job, now: float) -> None:
         options: _Options = job.options
+        # It counts in the body: what waits for Redis, before or after, is not interrupted.
+        due = (job.began or now) + (options.soft_timeout or 0.0)
+        if now < due:
+            options.soft_at = due
+            return
         options.soft_at = _NEVER
         job.interrupt(SoftTimeLimitExceeded(options.soft_timeout))
         self._tell(options.on_timeout, True, options.soft_timeout)
@@ -219,7 +255,7 @@ class TaskPool(BasePool):
                 if now >= options.at:
                     self._on_timeout(job)
                 elif now >= options.soft_at:
-                    self._on_soft_timeout(job)
+                    self._on_soft_timeout(job, now)
                 elif not job.armed:
                     pass
                 elif job.told_at:
@@ -299,12 +335,13 @@ class TaskPool(BasePool):
 
     def flush(self) -> None:
         """Forget what has not begun: the connection to the broker is lost, and it comes back."""
+        self._connections += 1
         self._waiting.clear()
 
     def on_stop(self) -> None:
         """Wait for all jobs, then close what they have left open."""
         hub = get_event_loop()
-        while self._jobs or self._waiting:
+        while self._jobs or self._waiting or self._come or self._asked:
             self._hear(self.turn, _LONGEST_TURN)
             if hub is not None:
                 self._hear(hub.fire_timers)
@@ -312,7 +349,7 @@ class TaskPool(BasePool):
 
     def on_terminate(self) -> None:
         """End now: what runs has a moment to clean up, and its messages come back."""
-        self._waiting.clear()
+        self.flush()
         ending = [job.task for job in self._jobs.values() if job.task is not None]
         for job in list(self._jobs.values()):
             self._give_up(job)

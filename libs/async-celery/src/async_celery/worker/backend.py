@@ -132,14 +132,17 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             self._ensure_retryable(self._connection, ("DEL", key))
         return Beginning(tombs > 0, finished, int(counts[0] or 0) if counts else 0)
 
-    async def is_new(self, task_id: str, root_id: str | None) -> bool:
-        """Return whether nothing is known of a task that is about to run: it was not cancelled, nor has it ended.
+    async def are_new(self, requests: Sequence[_Request]) -> bool:
+        """Return whether nothing is known of any task that is about to run: cancelled is none, nor has one ended.
 
         Raises:
             Exception: Redis does not answer. One try was in vain.
         """
-        tombstones_, result = _tombstones(task_id, root_id), self.get_key_for_task(task_id)
-        (found,) = await self._connection.beside.ask(("EXISTS", *tombstones_, result))
+        keys: list[str | bytes] = []
+        for request in requests:
+            keys += _tombstones(request.id, request.root_id)
+            keys.append(self._key_of(request.id))
+        (found,) = await self._connection.beside.ask(("EXISTS", *keys))
         return not found
 
     def give_back(self, task_id: str) -> None:
@@ -237,13 +240,18 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
         await self._connection.beside.ask(("EVALSHA", scripts.FINISH.sha, len(keys), *keys, *arguments))
         observer_of(self.app).result_stored(request.get("task"), time.monotonic() - began)
 
+    def _key_of(self, task_id: str) -> bytes:
+        """As `get_key_for_task`, of an id that is one."""
+        key: bytes = self.task_keyprefix + task_id.encode()
+        return key
+
     def _finishing(
         self, task_id: str, state: str, result: Any, payload: str, meta: dict[str, Any], request: _Request
     ) -> tuple[list[str | bytes], list[Any]]:
         """Return the keys and arguments that store a terminal state."""
         expires = (self.failure_expires if state == states.FAILURE else self.expires) or _NEVER
         entry = _history_entry(state, result, meta, request)
-        keys = [self.get_key_for_task(task_id), attempts_key(task_id), HISTORY]
+        keys: list[str | bytes] = [self._key_of(task_id), attempts_key(task_id), HISTORY]
         return keys, [payload, expires, self._policy.history_length, len(entry), *entry]
 
     def _finish(self, request: _Request, keys: list[str | bytes], arguments: list[Any]) -> Any:
@@ -500,12 +508,12 @@ class ResultBackend(_RedisBackend):  # type: ignore[misc]  # Celery's stubs, see
             if request.parent_id:
                 meta["parent_id"] = request.parent_id
             if self._extended:
-                stamped = request.stamped_headers
                 meta["name"] = request.get("task")
                 meta["args"], meta["kwargs"] = request.args, request.kwargs
                 meta["worker"], meta["retries"] = request.hostname, request.retries
                 meta["queue"] = _queue_of(request)
                 if request.stamps:
+                    stamped = request.stamped_headers
                     meta["stamped_headers"] = stamped
                     meta |= {name: value for name, value in request.stamps.items() if name in (stamped or ())}
             meta["attempts"] = 1 + (request.retries or 0) + (request.get("redeliveries") or 0)

@@ -19,7 +19,8 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from celery import signals
 from celery._state import _task_stack  # type: ignore[attr-defined]  # older stubs
@@ -162,13 +163,40 @@ def _has_events(dispatcher: Any) -> bool:
     return dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups)
 
 
-async def run(job: Any, request: Any, body: Body) -> tuple[int, Any, float] | None:
-    """Run a plain message's task; return what Celery's tracer would, None where it goes the long way from here.
+_Context: Any = Context  # its stubs lack methods
+
+
+class _Request(_Context):  # type: ignore[misc]  # see above
+    """A task's request, which looks for headers of the application's own when it is asked for them."""
+
+    __slots__ = ("_fields",)  # not among what the body has set
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.update(fields, called_directly=False)
+        self._fields = fields
+
+    @cached_property
+    def headers(self) -> Any:
+        """What Celery sets at once."""
+        return self._get_custom_headers(self._fields)
+
+
+class Returned(NamedTuple):
+    """What Celery's tracer returns for a task that has returned."""
+
+    failed: int
+    shown: str | None
+    runtime: float
+
+
+async def run(job: Any, request: Any, body: Body, *, is_new: bool) -> Returned | None:
+    """Run a plain message's task; return None where it goes the long way from here.
 
     Args:
         job: whose context this is called in.
         request: Celery's, of the message.
         body: the task's.
+        is_new: whether Redis was asked about the task just now, and knows nothing.
     """
     task, headers = request.task, request.request_dict
     backend = task.backend
@@ -177,11 +205,12 @@ async def run(job: Any, request: Any, body: Body) -> tuple[int, Any, float] | No
         # `ReliableTask._begin`
         if REVOKED_AS in headers:
             return None
-        try:
-            if not await backend.is_new(request.id, request.root_id):
-                return None
-        except Exception:
-            return None  # there, it is asked for as long as it takes
+        if not is_new:
+            try:
+                if not await backend.are_new([request]):
+                    return None
+            except Exception:
+                return None  # there, it is asked for as long as it takes
         headers["redeliveries"] = 0
         headers["started_at"] = time.time()
         observer = observer_of(task.app)
@@ -189,7 +218,7 @@ async def run(job: Any, request: Any, body: Body) -> tuple[int, Any, float] | No
         # Celery's tracer
         _, _, embed = request.body
         headers.update({"is_eager": False}, **embed or {})
-        context = Context(headers, called_directly=False)
+        context = _Request(headers)
         _task_stack.push(task)
         task.request_stack.push(context)
         try:
@@ -203,7 +232,17 @@ async def run(job: Any, request: Any, body: Body) -> tuple[int, Any, float] | No
         runtime = time.monotonic() - began
         shown = _show(task, context, job.replay(), runtime)
         observer.message_ended(task.name, headers, End.SUCCESS)
-    return 0, shown, runtime
+    return Returned(0, shown, runtime)
+
+
+def settle(request: Any, outcome: Any) -> None:
+    """Acknowledge the message of a task that has ended on either way."""
+    if type(outcome) is Returned:
+        # As Celery's `on_success`, but for its list of what need not run again: Redis knows.
+        state.task_ready(request)
+        request.acknowledge()
+    else:
+        request.on_success(outcome)
 
 
 async def _do(job: Any, task: Any, context: Context, body: Body) -> bool:

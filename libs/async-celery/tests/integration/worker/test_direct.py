@@ -4,6 +4,7 @@ How it works: two workers, of which one sends events of tasks. That one's messag
 """
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -16,6 +17,8 @@ from async_celery.types import HISTORY
 from async_celery.worker import Policy
 
 from ..conftest import Address
+from ..redis_server import RedisServer
+from .conftest import WorkerFactory
 from .test_task_faults import cancel, running
 from .worker_process import WorkerProcess, wait_until
 
@@ -193,3 +196,56 @@ def test_remote_control_sees_what_goes_the_direct_way(worker: WorkerProcess) -> 
     assert worker.ended(task)["status"] == "REVOKED"
     (stats,) = (seen for name, seen in control.inspect(timeout=5).stats().items() if worker.name in name)
     assert stats["total"]["hold_on"] >= 1
+
+
+# ---- between the question to Redis and the body ----
+
+
+def test_one_that_is_cancelled_while_it_waits_for_room_never_runs(
+    make_worker: WorkerFactory, redis_client: "redis.Redis"
+) -> None:
+    """Redis is asked once more when there is room."""
+    worker = make_worker(
+        app=APP, pool="asyncio", processes=2, policy=FAST, conf={"worker_prefetch_multiplier": 10}
+    ).start()
+    busy = [worker.send("hold_on", 1) for _ in range(2)]
+    waiting = [worker.send("act", "nothing") for _ in range(10)]
+    for task in waiting:
+        wait_until(lambda: f"act[{task}] received" in worker.text, what="its message")  # noqa: B023
+    for task in waiting[::2]:
+        cancel(redis_client, task)
+    states = [worker.ended(task)["status"] for task in waiting]
+    assert states == ["REVOKED", "SUCCESS"] * 5
+    assert [len(worker.oracle.executions(task)) for task in waiting] == [0, 1] * 5
+    assert {worker.ended(task)["status"] for task in busy} == {"SUCCESS"}
+
+
+def test_what_a_lost_connection_has_brought_does_not_begin(
+    make_worker: WorkerFactory, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Redis was asked about it, and answers when the broker has given it to the next connection."""
+    own_redis = RedisServer(tmp_path_factory.mktemp("redis"), keeps=True)
+    own_redis.start()
+    try:
+        worker = make_worker(
+            app=APP,
+            pool="asyncio",
+            processes=20,
+            policy=FAST,
+            backend=own_redis.url(),
+            conf={"redis_socket_timeout": 60},
+        ).start()
+        worker.ended(worker.send("plain"))
+        own_redis.hang()
+        tasks = [worker.send("act", "nothing") for _ in range(20)]
+        for task in tasks:
+            wait_until(lambda: f"act[{task}] received" in worker.text, what="its message")  # noqa: B023
+        worker.lose_connection()
+        for task in tasks:
+            wait_until(lambda: worker.text.count(f"act[{task}] received") == 2, what="it again")  # noqa: B023
+        time.sleep(1.5)  # no time of the soft limit passes before a body begins
+        own_redis.go_on()
+        assert [worker.ended(task)["result"] for task in tasks] == [None] * 20
+        assert [len(worker.oracle.executions(task)) for task in tasks] == [1] * 20
+    finally:
+        own_redis.close()
