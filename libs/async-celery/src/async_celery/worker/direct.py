@@ -151,6 +151,7 @@ class Entrance:
             or (embed and (embed.get("callbacks") or embed.get("chain") or embed.get("chord")))
             or headers["id"] in state.revoked
             or any(_RECEIVERS)
+            or consumer.on_task_message  # with --autoscale
             or _has_events(consumer.event_dispatcher)
             or consumer.task_buckets[name]
             or not consumer._maximum_prefetch_restored
@@ -160,7 +161,7 @@ class Entrance:
 
 def _has_events(dispatcher: Any) -> bool:
     """Return whether events of tasks are sent. Without -E, there are those of the worker alone."""
-    return dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups)
+    return bool(dispatcher and dispatcher.enabled) and (not dispatcher.groups or "task" in dispatcher.groups)
 
 
 _Context: Any = Context  # its stubs lack methods

@@ -79,6 +79,11 @@ def test_messages_that_ask_for_more_go_the_long_way(worker: WorkerProcess) -> No
     assert worker.ended(linked.id)["result"] == LONG
 
 
+def test_a_worker_that_grows_and_shrinks_is_told_of_each_message(make_worker: WorkerFactory) -> None:
+    worker = make_worker(app=APP, pool="asyncio", policy=FAST, options=("--autoscale=20,5",)).start()
+    assert worker.ended(worker.send("plain"))["result"] == LONG
+
+
 def normalized(value: Any, task: str) -> Any:
     """What is the same of two tasks that end in the same way."""
     text = re.sub(r"\b0x[0-9a-f]+\b|\d+\.\d+s?\b|\[?\d{4}-\d\d-\d\d[T ][^,\]'\"]*", "…", str(value))
