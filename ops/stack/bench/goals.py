@@ -197,17 +197,21 @@ def _cpu() -> Iterator[Goal]:
 
 
 def _round_trip() -> Iterator[Goal]:
-    own, other = round_trip.case(round_trip.PREFORK, 1), round_trip.case(round_trip.OWN, 1)
-    for against, bound, other_case in ((REFERENCE, 1 / 40, own), (DRAMATIQ, 1.0, other)):
+    for worker, against, bound in (
+        (round_trip.PREFORK, REFERENCE, 1 / 40),
+        (round_trip.PREFORK, DRAMATIQ, 1.0),
+        (round_trip.OWN, DRAMATIQ, 1.0),
+    ):
         yield Goal(
             row=round_trip.ROW.name,
-            figure="round trip p50 @1, prefork -c 2",
-            case=own,
+            figure=f"round trip p50 @1, {worker}",
+            case=round_trip.case(worker, 1),
             metric="p50 ms",
             against=(against.name,),
             bound=bound,
             is_at_most=True,
-            other_case=other_case,
+            other_case=round_trip.case(round_trip.OWN if against is DRAMATIQ else worker, 1),
+            limit=CALLER.name if worker == round_trip.PREFORK else "",
         )
     for against, bound in ((REFERENCE, 8.0), (AIO_CELERY, 5.0), (FAST_WORKER, 0.7)):
         yield Goal(

@@ -2,6 +2,7 @@
 
 How it works: the workers run during the whole row. With Celery's own worker the worker is the limit; the fast
 worker (`benchmarks/contenders/limits/consumer.py`) takes it out of the way, so that the clients are compared.
+With its own worker, each system is compared as a whole.
 
 What belongs here: that row.
 """
@@ -35,16 +36,19 @@ _PAIRS = (
     (THREAD_POOL, PREFORK),
     (AIO_CELERY, PREFORK),
     (OURS, PREFORK),
+    (CALLER, PREFORK),
     (REFERENCE, FAST),
     (THREAD_POOL, FAST),
     (AIO_CELERY, FAST),
     (OURS, FAST),
     (CALLER, FAST),
+    (OURS, OWN),
     (TASKIQ, OWN),
     (DRAMATIQ, OWN),
     (ARQ, OWN),
 )
 _OWN_WORKERS = tuple(contender for contender, worker in _PAIRS if worker == OWN)
+_OPTIONS = {OURS: {"pool": "asyncio", "concurrency": 100, "prefetch": 1}}
 _BARE = Worker(name=FAST_WORKER.name, contender=FAST_WORKER)
 
 
@@ -101,7 +105,9 @@ def _standing(lab: Lab, _: Scale) -> Iterator[Standing]:
             FAST: lab.start(FAST_WORKER, "worker", queue=queues[FAST]),
         }
         workers |= {
-            contender.name: lab.start(contender, "worker", queue=queues[contender.name])
+            contender.name: lab.start(
+                contender, "worker", queue=queues[contender.name], **_OPTIONS.get(contender, {})
+            )
             for contender in _OWN_WORKERS
         }
         for worker in workers.values():
@@ -137,10 +143,10 @@ ROW = Row(
     "compared with its task's argument. Classic durable queue, persistent, confirms on, results "
     "in Redis (arq: all in Redis). `prefork -c 2` is Celery's own worker; the `fast worker` is a "
     "bare asyncio consumer that stores results as Celery's Redis backend does, and its line is "
-    "its own rate with no client beside it; `called` is the least that a client can do. taskiq, "
-    "dramatiq (2 processes) and arq run their own workers. Polling intervals are the libraries' "
-    "defaults (reference: the original's back-off; taskiq 0.2 s), but for aio-celery and arq (0.5 "
-    "s by default), which poll every 10 ms, in their favour.",
+    "its own rate with no client beside it; `called` is the least that a client can do. Ours (pool "
+    "`asyncio`), taskiq, dramatiq (2 processes) and arq run their own workers. Polling intervals "
+    "are the libraries' defaults (reference: the original's back-off; taskiq 0.2 s), but for "
+    "aio-celery and arq (0.5 s by default), which poll every 10 ms, in their favour.",
     contenders=(REFERENCE, AIO_CELERY, OURS, TASKIQ, DRAMATIQ, ARQ, CALLER, FAST_WORKER),
     turns=_turns,
     tables=tuple(_table(worker) for worker in (PREFORK, FAST, OWN)),
