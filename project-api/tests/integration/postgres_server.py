@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _DEBIAN = Path("/usr/lib/postgresql")  # one folder per major version; its programs are not on PATH
@@ -76,7 +76,8 @@ class PostgresServer:
         pid = self._process.pid  # the first to stop: it makes the others
         os.kill(pid, number)
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            os.kill(int(child), number)
+            with suppress(ProcessLookupError):  # as soon as it runs again, one that nobody needs any more ends
+                os.kill(int(child), number)
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGINT)  # "fast shutdown"

@@ -12,7 +12,7 @@ mean stands in `status.py`; how they get here, in the backend.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -160,14 +160,19 @@ class TaskHandle(Generic[R]):
             TaskRevoked: it was cancelled, or expired before it started.
             TaskNotFound, TaskExpired: as for `status`.
         """
-        link = self._link
-        tracer = link.tracer
-        if tracer is None:
-            if link.observer is NOBODY:  # for whom nothing need be measured
-                return self._unwrap(await self._ending(timeout, on_timeout))
+        tracer = self._link.tracer
+        if tracer is not None:
+            with tracer.waiting(self._name, self.id):
+                return await self._observed_result(timeout, on_timeout)
+        if self._link.observer is not NOBODY or self._record is not None or not self._may_yet_end():
             return await self._observed_result(timeout, on_timeout)
-        with tracer.waiting(self._name, self.id):
-            return await self._observed_result(timeout, on_timeout)
+        # The same for a task that is new and that nobody observes, without a status, which costs as much again.
+        end = asyncio.get_running_loop().time() + timeout
+        meta = await self._end_of_task(self._at_most(timeout))
+        if meta is not None and meta["status"] == TaskState.SUCCESS:
+            return self._converted(meta.get("result"), name=self._name)
+        latest = self._status_of_task(meta)
+        return self._unwrap(await self._concluded(latest, end, timeout, on_timeout))
 
     async def _observed_result(
         self,
@@ -207,9 +212,25 @@ class TaskHandle(Generic[R]):
         Raises:
             ResultTimeout, TaskNotFound, TaskExpired: as for `result`.
         """
+        end = asyncio.get_running_loop().time() + timeout
+        return await self._concluded(await self._wait(self._at_most(timeout)), end, timeout, on_timeout)
+
+    async def _concluded(
+        self,
+        latest: TaskStatus | None,
+        end: float,
+        timeout: float,  # noqa: ASYNC109 (as for `result`)
+        on_timeout: OnTimeout,
+    ) -> TaskStatus:
+        """Do the rest of `_ending`, after the first wait.
+
+        Args:
+            latest: what that has brought.
+            end: of the time, by the loop's clock.
+            timeout: see `result`.
+            on_timeout: see `result`.
+        """
         loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
-        latest = await self._wait(self._at_most(timeout))
         answers = True
         while latest is None or not latest.state.is_final:
             # What came in the last moment is a result, not a timeout; what is past its deadline is over.
@@ -307,9 +328,9 @@ class TaskHandle(Generic[R]):
 
     async def _wait(self, seconds: float | None) -> TaskStatus | None:
         """Wait until the state is final or the time is up; return what was seen last, None for nothing."""
-        may_yet_end = self._is_known and not self._deadline_passed()
+        may_yet_end = self._may_yet_end()
         if may_yet_end and self._record is None:
-            return await self._end_of_task(seconds)
+            return self._status_of_task(await self._end_of_task(seconds))
         metas: dict[str, Meta] = {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -318,7 +339,7 @@ class TaskHandle(Generic[R]):
                     if status.state.is_final:
                         return status
                 if self._record is None:
-                    return await self._end_of_task(None)
+                    return self._status_of_task(await self._end_of_task(None))
                 # A workflow may have thousands of tasks: only these, or a failure, can end it.
                 missing = set(self._record.tree.result_ids())
                 async with contextlib.aclosing(self._follow()) as batches:
@@ -336,9 +357,15 @@ class TaskHandle(Generic[R]):
                                 return status
         return self._status_from(metas) if metas else None
 
-    async def _end_of_task(self, within: float | None) -> TaskStatus | None:
+    def _may_yet_end(self) -> bool:
+        """Return whether it need not be looked at before it is waited for."""
+        return self._is_known and not self._deadline_passed()
+
+    def _end_of_task(self, within: float | None) -> Coroutine[Any, Any, Meta | None]:
         """Wait for what is no workflow; see `Backend.ending`."""
-        meta = await self._link.backend.ending(self.id, self._expectation, within=within)
+        return self._link.backend.ending(self.id, self._expectation, within=within)
+
+    def _status_of_task(self, meta: Meta | None) -> TaskStatus | None:
         return None if meta is None else self._status_from({self.id: meta})
 
     async def _first_look(self) -> TaskStatus:
@@ -407,15 +434,7 @@ class TaskHandle(Generic[R]):
 
     def _unwrap(self, status: TaskStatus) -> R:
         if status.state is TaskState.SUCCESS:
-            try:
-                return self._convert(status.result)
-            except Exception as exc:
-                raise TaskFailed(
-                    task_id=status.id,
-                    name=status.name,
-                    type=type(exc).__name__,
-                    message=f"its result is not what was promised: {exc}",
-                ) from exc
+            return self._converted(status.result, name=status.name)
         task = task_at_fault(status)
         error = task.error or TaskErrorInfo(type="Unknown", message="")
         if status.state is TaskState.FAILURE:
@@ -423,6 +442,17 @@ class TaskHandle(Generic[R]):
                 task_id=task.id, name=task.name, type=error.type, message=error.message, code=error.code
             )
         raise TaskRevoked(task_id=task.id, name=task.name, reason=error.message)
+
+    def _converted(self, result: Any, *, name: str | None) -> R:
+        try:
+            return self._convert(result)
+        except Exception as exc:
+            raise TaskFailed(
+                task_id=self.id,
+                name=name,
+                type=type(exc).__name__,
+                message=f"its result is not what was promised: {exc}",
+            ) from exc
 
     def _task_ids(self) -> list[str]:
         return [self.id] if self._record is None else [leaf.id for leaf in self._record.tree.leaves()]

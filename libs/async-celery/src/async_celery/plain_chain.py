@@ -74,7 +74,7 @@ def freeze_plain_chain(
     for step, options, task_id in zip(steps, own, ids, strict=True):
         once = {"expires": expires, **options, "task_id": task_id, "root_id": workflow_id, "reply_to": thread}
         frozen.append({**step, "options": once})
-        nodes.append(TaskNode(kind=NodeKind.TASK, id=task_id, name=step["task"]))
+        nodes.append(TaskNode(NodeKind.TASK, task_id, step["task"]))
     return PlainChain(app, frozen), TaskNode(
         kind=NodeKind.CHAIN, id=workflow_id, name=NodeKind.CHAIN, children=tuple(nodes)
     )

@@ -105,9 +105,11 @@ class NodeKind(StrEnum):
     CHORD = "chord"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskNode:
-    """A task, or a workflow made of `children`. The id of a chain is its last task's, of a chord its body's."""
+class TaskNode(NamedTuple):
+    """A task, or a workflow made of `children`. The id of a chain is its last task's, of a chord its body's.
+
+    A tuple, because one is made for every task of a workflow.
+    """
 
     kind: NodeKind
     id: str

@@ -245,15 +245,15 @@ def test_remote_control(worker: WorkerProcess) -> None:
     tasks = [worker.send("hold_on", 60) for _ in range(3)]
     for task in tasks:
         running(worker, task)
-    (active,) = control.inspect(timeout=5).active().values()
+    (active,) = control.inspect(timeout=5, limit=1).active().values()
     assert {one["id"] for one in active} >= set(tasks)
     control.revoke(tasks[0], terminate=True)
     assert worker.ended(tasks[0])["status"] == "REVOKED"
-    control.pool_shrink(SIDE_BY_SIDE - 2, reply=True, timeout=5)
-    (stats,) = control.inspect(timeout=5).stats().values()
+    control.pool_shrink(SIDE_BY_SIDE - 2, reply=True, timeout=5, limit=1)
+    (stats,) = control.inspect(timeout=5, limit=1).stats().values()
     assert stats["pool"]["max-concurrency"] == 2
     assert stats["pool"]["running"] == 2
-    control.pool_grow(SIDE_BY_SIDE - 2, reply=True, timeout=5)
+    control.pool_grow(SIDE_BY_SIDE - 2, reply=True, timeout=5, limit=1)
     for task in tasks[1:]:
         control.revoke(task, terminate=True)
     assert {meta["status"] for meta in all_ended(worker, tasks)} == {"REVOKED"}

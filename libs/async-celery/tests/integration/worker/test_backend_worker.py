@@ -5,7 +5,6 @@ What belongs here: faults around the storing of results and the counting of chor
 """
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -275,8 +274,7 @@ def _ancestors(result: Any) -> Iterator[Any]:
 
 def _is_idle(worker: WorkerProcess) -> bool:
     """Whether no task waits in the queue or in the worker, and none runs, which might send another."""
-    name = f"{worker.name}@{socket.gethostname()}"
-    inspect: Any = worker.client.control.inspect([name], timeout=1, limit=1)
+    inspect: Any = worker.client.control.inspect([worker.node], timeout=1, limit=1)
     with worker.client.connection_for_read() as connection:
         channel: Any = connection.default_channel
         if channel.queue_declare(worker.settings.queue, passive=True).message_count:

@@ -11,6 +11,7 @@ What belongs here: starting, signalling, stopping, and looking at processes. Tas
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,6 +143,11 @@ class WorkerProcess:
         self._command += ["--loglevel", "INFO", *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.client = make_app(self.settings)
+
+    @property
+    def node(self) -> str:
+        """Its name for remote control."""
+        return f"{self.name}@{socket.gethostname()}"
 
     @property
     def process(self) -> "subprocess.Popen[bytes]":
