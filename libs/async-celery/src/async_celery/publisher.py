@@ -137,8 +137,7 @@ class AmqpBroker:
                     await self._end_of(letters.popleft())
                 letters.append(letter := self._admit(publication.task_id, *_subject(publication)))
                 letter.place, letter.frames = message
-                if self._session is None or self._waiting or not self._session.take(letter):
-                    self._line_up(letter)
+                self._hand_over((letter,))
                 self._send_soon()
                 await slices.pause_if_due()
             while letters:
@@ -266,7 +265,8 @@ class AmqpBroker:
     def _send(self) -> None:
         self._sends_soon = False
         unencoded, self._unencoded = self._unencoded, []
-        encode, session = self._encoder.task, self._session
+        encode = self._encoder.task
+        letters = []
         for letter, message, context in unencoded:
             if letter.future.done():
                 continue
@@ -275,11 +275,19 @@ class AmqpBroker:
             except Exception as exc:
                 # Whatever it is, it is the sender's own.
                 letter.fail(exc)
-                continue
-            if session is None or self._waiting or not session.take(letter):
-                self._line_up(letter)
-        if session is not None:
-            session.flush()
+            else:
+                letters.append(letter)
+        self._hand_over(letters)
+        if self._session is not None:
+            self._session.flush()
+
+    def _hand_over(self, letters: Sequence[Letter]) -> None:
+        """Give letters to the session, and let those wait that it has no room for."""
+        taken = 0
+        if self._session is not None and not self._waiting:
+            taken = self._session.take(letters)
+        for letter in letters[taken:]:
+            self._line_up(letter)
 
     def _line_up(self, letter: Letter) -> None:
         """Let it wait for its turn, or fail where that will not come soon."""
@@ -302,7 +310,7 @@ class AmqpBroker:
         """Forget a letter that has ended, or that nobody waits for any more."""
         letter.future.cancel()
         del self._open[letter]
-        if not self._open:
+        if self._closed and not self._open:
             self._empty.set()
         # Worked out for nobody, it would be a fiftieth of all that a send costs.
         if self._observer is not NOBODY and letter.task is not None:
@@ -337,7 +345,7 @@ class AmqpBroker:
         if session.blocked is not None:
             self._fail_unsent(lambda letter: _blocked(str(session.blocked), letter.task_id))
             return
-        while waiting and (waiting[0].future.done() or session.take(waiting[0])):
+        while waiting and (waiting[0].future.done() or session.take((waiting[0],))):
             waiting.popleft()
         session.flush()
 

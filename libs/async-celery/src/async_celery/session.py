@@ -14,7 +14,7 @@ What belongs here: what happens within one connection. Deadlines, reconnecting a
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from async_celery import amqp
@@ -137,29 +137,31 @@ class Session:
         """The broker's reason for taking no messages now, or None."""
         return self._connection.blocked
 
-    def take(self, letter: Letter) -> bool:
-        """Publish with the next `flush`, or when what it needs has been declared; return False when full."""
+    def take(self, letters: Sequence[Letter]) -> int:
+        """Publish with the next `flush`, or when what they need has been declared; return how many.
+
+        They are the first ones; the others are to come again.
+        """
         connection, channel = self._connection, self._channel
-        taken = len(channel.unconfirmed)
+        if connection.blocked is not None or self._only_suspects or channel.closed.done():
+            return 0
+        room = self._max_in_flight - len(channel.unconfirmed)
         if self._parked:
-            taken += sum(map(len, self._parked.values()))
-        if (
-            taken >= self._max_in_flight
-            or not connection.writable
-            or connection.blocked is not None
-            or self._only_suspects
-            or channel.closed.done()
-        ):
-            return False
-        topology = letter.place.topology
-        if topology in self._declared:
-            self._publish(channel, letter)
-        elif topology in self._parked:
-            self._parked[topology].append(letter)
-        else:
-            self._parked[topology] = [letter]
-            self._start(self._declare(topology))
-        return True
+            room -= sum(map(len, self._parked.values()))
+        taken = 0
+        for letter in letters:
+            if taken >= room or not connection.writable:
+                break
+            topology = letter.place.topology
+            if topology in self._declared:
+                self._publish(channel, letter)
+            elif topology in self._parked:
+                self._parked[topology].append(letter)
+            else:
+                self._parked[topology] = [letter]
+                self._start(self._declare(topology))
+            taken += 1
+        return taken
 
     def flush(self) -> None:
         """Write what was taken."""
