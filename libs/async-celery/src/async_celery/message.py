@@ -20,12 +20,11 @@ What belongs here: encoding. What a message is to say, Celery decides; where it 
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # not in the stubs
 from math import isfinite
 from time import time
 from types import EllipsisType
@@ -40,10 +39,10 @@ from celery.app.routes import MapRoute
 from kombu import Producer
 from kombu.exceptions import KombuError
 from kombu.serialization import dumps
-from kombu.utils.json import JSONEncoder
 
 from async_celery import amqp
 from async_celery.errors import PayloadError
+from async_celery.json_text import json_encoder
 from async_celery.recording import CeleryRecorder
 from async_celery.reprs import celery_repr
 from async_celery.signed_pickle import SERIALIZER as SIGNED_PICKLE
@@ -65,17 +64,7 @@ _MOST_HEADER_BYTES = amqp.FRAME_MAX - 8
 _BODY_HEAD = amqp.FRAME_END + amqp.BODY
 
 
-def _json_encoder() -> Callable[[Any], str]:
-    """Return what gives `kombu.utils.json.dumps(value)`, without making a new encoder for each value."""
-    encoder = JSONEncoder()
-    if c_make_encoder is None:  # an interpreter without the accelerator
-        return encoder.encode
-    # Not told to look for circles, it meets them as a RecursionError.
-    chunks = c_make_encoder(None, encoder.default, encode_basestring_ascii, None, ": ", ", ", False, False, True)
-    return lambda value: "".join(chunks(value, 0))
-
-
-_encode_json = _json_encoder()
+_encode_json = json_encoder()
 
 
 def _encode_body(body: Any) -> str:
@@ -243,9 +232,10 @@ class Encoder:
         return envelope
 
     def _template_of(self, message: TaskMessage) -> "_Template | None":
-        if message.serializer != "json" or message.countdown is not None or _BEFORE.receivers or _AFTER.receivers:
+        _, name, _, _, queue, serializer, _, _, countdown, _, _ = message
+        if serializer != "json" or countdown is not None or _BEFORE.receivers or _AFTER.receivers:
             return None
-        key = message.name, message.queue
+        key = name, queue
         try:
             return self._templates[key]
         except KeyError:

@@ -20,12 +20,13 @@ from typing import Any
 from celery.backends import base
 from kombu.utils import json as kombu_json
 
+from async_celery.json_text import json_decoder
 from async_celery.types import Meta, TaskState
 
 # Celery's type stubs are older than it is.
 _decompress: Callable[[bytes], bytes] = base.decompress_payload  # type: ignore[attr-defined]
-# What `kombu.utils.json.loads` does, without making a new decoder for each text.
-_decode_json: Callable[[str], Any] = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
+# What `kombu.utils.json.loads` does.
+_decode_json = json_decoder(kombu_json.object_hook)
 # Some errors quote what they could not read.
 _MOST_OF_A_REASON = 200  # characters
 

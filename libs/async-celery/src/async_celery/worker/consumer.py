@@ -12,7 +12,6 @@ What belongs here: messages that are no tasks, yet or never.
 """
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Container
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import ContentDisallowed, DecodeError
 from redis.exceptions import RedisError
 
+from async_celery.json_text import json_decoder
 from async_celery.signed_pickle import check_envelope
 from async_celery.worker import liveness, wire
 from async_celery.worker.backend import backend_of
@@ -37,6 +37,7 @@ _logger = logging.getLogger(__name__)
 
 _JSON, _UTF_8 = "application/json", ("utf-8", "UTF-8")
 _MARK = "__type__"
+_decode_json = json_decoder()
 _NOTHING = type(None)
 _NO_LIMITS = [None, None]
 _HEADER_TYPES: dict[str, tuple[type, ...]] = {
@@ -216,19 +217,16 @@ def _decode(message: Any) -> None:
     there is none, nor an escape that could hide one, it is not asked; nor has it anything to refuse.
     """
     body = message.body
-    if isinstance(body, str):  # py-amqp has decoded it
-        is_plain = _MARK not in body and "\\u" not in body
-    else:
-        is_plain = isinstance(body, bytes) and _MARK.encode() not in body and b"\\u" not in body
     if (
-        is_plain
-        and message.content_type == _JSON
+        message.content_type == _JSON
         and message.content_encoding in _UTF_8
         and (message.accept is None or _JSON in message.accept)
         and not message.errors
     ):
-        with contextlib.suppress(ValueError):
-            message._decoded_cache = json.loads(body)
+        with contextlib.suppress(TypeError, ValueError):  # kombu will say what is wrong with it
+            text = body if isinstance(body, str) else bytes(body).decode()
+            if _MARK not in text and "\\u" not in text:
+                message._decoded_cache = _decode_json(text)
 
 
 def _parts(message: Any) -> tuple[Any, Any, Any]:

@@ -14,9 +14,10 @@ from typing import Any
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from kombu.exceptions import EncodeError
 from kombu.utils.encoding import safe_repr
-from kombu.utils.json import JSONEncoder
 
-_encode = JSONEncoder(allow_nan=False).encode
+from async_celery.json_text import json_encoder
+
+_encode = json_encoder(allow_nan=False)
 _LONGEST_ERROR = 4096
 """How many characters of an error's arguments are stored."""
 

@@ -1,0 +1,45 @@
+"""JSON as kombu writes and reads it, at once: dates, decimals, UUIDs and bytes are marked as such.
+
+How it works: kombu, and `json` itself, make a new encoder for each value, and look for white space around each
+text, which takes longer than to write or read a small one. Here an encoder is made once and kept, and only a text
+that is more than a value is looked at again.
+
+What belongs here: writing and reading JSON. What may stand in it, and how long it may be, others say.
+"""
+
+from collections.abc import Callable
+from json import JSONDecodeError, JSONDecoder
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # not in the stubs
+from typing import Any
+
+from kombu.utils.json import JSONEncoder
+
+
+def json_encoder(*, allow_nan: bool = True) -> Callable[[Any], str]:
+    """Return what gives `kombu.utils.json.dumps(value)`. It meets what contains itself as a RecursionError.
+
+    Args:
+        allow_nan: whether NaN and the infinite numbers, which are not JSON, are written as Python does; else they
+            are a ValueError.
+    """
+    encoder = JSONEncoder(allow_nan=allow_nan)
+    if c_make_encoder is None:  # an interpreter without the accelerator
+        return encoder.encode
+    chunks = c_make_encoder(
+        None, encoder.default, encode_basestring_ascii, None, ": ", ", ", False, False, allow_nan
+    )
+    return lambda value: "".join(chunks(value, 0))
+
+
+def json_decoder(object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Callable[[str], Any]:
+    """Return what gives `json.loads(text, object_hook=object_hook)`."""
+    decoder = JSONDecoder(object_hook=object_hook)
+
+    def decode(text: str) -> Any:
+        try:
+            value, end = decoder.raw_decode(text)
+        except JSONDecodeError:
+            end = -1
+        return value if end == len(text) else decoder.decode(text)
+
+    return decode
