@@ -65,9 +65,7 @@ def start() -> Iterator[Callable[..., Running]]:
 
     yield make
     for running in started:
-        running.pool.terminate()
-        running.pool.join()
-        running.hub.close()
+        running.close()
 
 
 def test_tasks_run_and_their_results_come_back(start: Callable[..., Running]) -> None:

@@ -121,9 +121,7 @@ def test_each_task_ends_once_as_what_was_done_to_it_says(seed: int, tmp_path: Pa
         assert not running.pool._busy_workers
         assert not running.pool._cache
     finally:
-        running.pool.terminate()
-        running.pool.join()
-        running.hub.close()
+        running.close()
 
     ends: Counter[str] = Counter()
     for number, task in given.items():
