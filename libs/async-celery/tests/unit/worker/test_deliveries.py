@@ -14,6 +14,7 @@ from amqp.serialization import dumps, loads
 from hypothesis import given
 from hypothesis import strategies as st
 
+from async_celery.worker import deliveries
 from async_celery.worker.deliveries import Delivery, UncommonError, next_delivery
 
 HEARTBEAT = struct.pack(">BHIB", 8, 0, 0, 0xCE)
@@ -138,6 +139,61 @@ def test_what_is_read_is_what_py_amqp_reads(body: bytes, address: Any, said: dic
     assert found is not None
     assert found[0] == read_by_py_amqp(data)
     assert found[1] == len(data)
+
+
+headers = st.dictionaries(names, values, max_size=5)
+
+
+@given(st.sampled_from(["sum", "sum_up", ""]), headers, st.lists(headers, min_size=2, max_size=5))
+def test_headers_that_begin_alike_are_read_alike(task: str, constant: dict[str, Any], others: list[Any]) -> None:
+    for other in others:
+        said = {"lang": "py", "task": task, **constant, **other}
+        data = delivered(b"1", application_headers=said)
+        try:
+            found, _ = next_delivery(data, 0) or (None, 0)
+        except UncommonError:
+            continue
+        assert found == read_by_py_amqp(data)
+        # Celery's code may change them.
+        for value in found.properties["application_headers"].values():
+            if isinstance(value, dict):
+                value["changed"] = 1
+            elif isinstance(value, list):
+                value.append("changed")
+
+
+def test_what_all_messages_of_a_task_begin_with_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our client writes first what is the same in all of them; a retry of Celery's begins in its own way."""
+    varying = ("expires", "x-published-at", "id", "root_id", "argsrepr", "kwargsrepr")
+    constant = {name: value for name, value in HEADERS.items() if name not in varying}
+    read: list[int] = []
+    value_of = deliveries._value
+
+    def value(buffer: bytes, at: int, kind: int) -> tuple[Any, int]:
+        read.append(at)
+        return value_of(buffer, at, kind)
+
+    monkeypatch.setattr(deliveries, "_beginnings", {})
+    monkeypatch.setattr(deliveries, "_value", value)
+    for number in range(5):
+        ours = {**constant, "retries": 0, "expires": f"{number}", "id": f"id {number}"}
+        for said in (ours, {**HEADERS, "id": f"id {number}"}):
+            read.clear()
+            found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
+            assert found is not None
+            assert found.properties["application_headers"] == said
+            if said is ours and number > 1:
+                assert not read
+
+
+def test_more_tasks_than_are_remembered_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "_beginnings", {})
+    for number in range(2 * deliveries._MOST_BEGINNINGS + 1):
+        said = {**HEADERS, "task": f"task {number}"}
+        found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
+        assert found is not None
+        assert found.properties["application_headers"] == said
+    assert len(deliveries._beginnings) <= deliveries._MOST_BEGINNINGS
 
 
 @given(st.integers(0, 2**32))
