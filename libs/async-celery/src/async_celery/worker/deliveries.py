@@ -142,7 +142,7 @@ class _Beginning(NamedTuple):
 _FIRST = b"\x04langS\0\0\0\x02py\x04taskS"
 _beginnings: dict[bytes, _Beginning] = {}
 """By the bytes up to the name of the third header: which task it is, and which kind of client has sent it."""
-_MOST_BEGINNINGS = 1000
+_MOST_BEGINNINGS, _LONGEST_BEGINNING = 1000, 4096  # bytes: they are kept
 _UNCHANGEABLE = frozenset({str, int, float, bool, type(None)})
 
 
@@ -156,6 +156,8 @@ def _headers(buffer: bytes, at: int, end: int) -> dict[str, Any]:
     known = _beginnings.get(first)
     if known is None or not buffer.startswith(known.raw, at, end):
         headers = _table(buffer, at, end)
+        if end - at > _LONGEST_BEGINNING:
+            return headers
         if len(_beginnings) >= _MOST_BEGINNINGS:
             _beginnings.clear()
         # At first all of it. What is not in the next message, too, is left out then, and so on.

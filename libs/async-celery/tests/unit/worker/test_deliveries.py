@@ -154,12 +154,29 @@ def test_headers_that_begin_alike_are_read_alike(task: str, constant: dict[str, 
         except UncommonError:
             continue
         assert found == read_by_py_amqp(data)
-        # Celery's code may change them.
-        for value in found.properties["application_headers"].values():
-            if isinstance(value, dict):
-                value["changed"] = 1
-            elif isinstance(value, list):
-                value.append("changed")
+        change(found.properties["application_headers"])
+
+
+def change(value: Any) -> None:
+    """Do to headers what Celery's code might do, at every depth."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            change(inner)
+        value["changed"] = 1
+    elif isinstance(value, list):
+        for inner in value:
+            change(inner)
+        value.append("changed")
+
+
+@pytest.mark.parametrize("value", [[None], {"a": 1}, [[1]], [{"a": 1}], {"a": [1]}, {"a": {"b": 1}}])
+def test_headers_that_are_changed_are_not_those_of_the_next_message(value: Any) -> None:
+    for number in range(4):
+        said = {"lang": "py", "task": f"changed {value}", "same": value, "after": "x", "id": f"{number}"}
+        found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
+        assert found is not None
+        assert found.properties["application_headers"] == said
+        change(found.properties["application_headers"])
 
 
 def test_what_all_messages_of_a_task_begin_with_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +211,16 @@ def test_more_tasks_than_are_remembered_are_read(monkeypatch: pytest.MonkeyPatch
         assert found is not None
         assert found.properties["application_headers"] == said
     assert len(deliveries._beginnings) <= deliveries._MOST_BEGINNINGS
+
+
+def test_long_headers_are_read_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "_beginnings", {})
+    said = {**HEADERS, "more": "x" * deliveries._LONGEST_BEGINNING}
+    for _ in range(2):
+        found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
+        assert found is not None
+        assert found.properties["application_headers"] == said
+    assert not deliveries._beginnings
 
 
 @given(st.integers(0, 2**32))
