@@ -5,8 +5,8 @@ value with general code: most of what a worker's main process does for a task. H
 one step, when all of them have come, and the headers with what Celery's clients send in mind. What is rarer (a
 body in several frames, other properties, values of rare types) is left to py-amqp, frame by frame, as before.
 
-Clients that write first what is the same in all messages of a task, as ours does, have most of their headers read
-once: where a message's headers begin as those of an earlier one, byte for byte, they are copied (`_Beginning`).
+Most headers are the same in all messages of a task, and so is their order: where they are, byte for byte, they
+are copied, and only those between them are read (`_Layout`).
 
 What belongs here: reading, without a connection. Whom a delivery is for is `wire.py`'s.
 """
@@ -131,59 +131,130 @@ def _short(buffer: bytes, at: int) -> tuple[str, int]:
     return _text(buffer[at + 1 : end]), end
 
 
-class _Beginning(NamedTuple):
-    """What headers have begun with: the bytes, and the values in them; those named in `copied` can be changed."""
+class _Header(NamedTuple):
+    """One of the headers that a task's messages have."""
 
-    raw: bytes
+    name: str
+    kind: int
+    raw: bytes | None
+    """The value, as it is in all messages; None where it is not the same in all of them."""
+    value: Any
+
+
+class _Run(NamedTuple):
+    """Headers that are the same in all messages of a task, and which one comes then, different in each."""
+
+    raw: bytes  # up to that other value
     values: dict[str, Any]
     copied: tuple[str, ...]
+    """Which of the values can be changed."""
+    name: str | None
+    kind: int
+
+
+class _Layout(NamedTuple):
+    """What is known of the headers of a task's messages, from their beginning."""
+
+    headers: list[_Header]
+    runs: list[_Run]
 
 
 _FIRST = b"\x04langS\0\0\0\x02py\x04taskS"
-_beginnings: dict[bytes, _Beginning] = {}
+_layouts: dict[bytes, _Layout] = {}
 """By the bytes up to the name of the third header: which task it is, and which kind of client has sent it."""
-_MOST_BEGINNINGS, _LONGEST_BEGINNING = 1000, 4096  # bytes: they are kept
+_MOST_LAYOUTS, _LONGEST_HEADERS = 1000, 4096  # bytes: they are kept
 _UNCHANGEABLE = frozenset({str, int, float, bool, type(None)})
 
 
 def _headers(buffer: bytes, at: int, end: int) -> dict[str, Any]:
-    """As `_table`; what is read again and again is copied."""
+    """As `_table`; what is the same in all messages of a task is not read again."""
     if not buffer.startswith(_FIRST, at, end):
         return _table(buffer, at, end)
     task = at + len(_FIRST)
     third = task + _LENGTH.size + _LENGTH.unpack_from(buffer, task)[0]
     first = buffer[at : third + 1 + buffer[third]]
-    known = _beginnings.get(first)
-    if known is None or not buffer.startswith(known.raw, at, end):
-        headers = _table(buffer, at, end)
-        if end - at > _LONGEST_BEGINNING:
-            return headers
-        if len(_beginnings) >= _MOST_BEGINNINGS:
-            _beginnings.clear()
-        # At first all of it. What is not in the next message, too, is left out then, and so on.
-        raw = buffer[at:end]
-        _beginnings[first] = _beginning(raw, raw if known is None else known.raw)
+    known = _layouts.get(first)
+    if known is not None and (headers := _by_runs(known.runs, buffer, at, end)) is not None:
         return headers
-    headers = known.values.copy()
-    for name in known.copied:
-        headers[name] = headers[name].copy()
-    return _table(buffer, at + len(known.raw), end, headers)
+    headers = _table(buffer, at, end)
+    if end - at <= _LONGEST_HEADERS:
+        if len(_layouts) >= _MOST_LAYOUTS:
+            _layouts.clear()
+        found = _split(buffer[at:end])
+        # At first all is the same. What is not so in the next message is left open then, and so on.
+        common = found if known is None else _common(known.headers, found)
+        _layouts[first] = _Layout(common, _runs(common))
+    return headers
 
 
-def _beginning(headers: bytes, others: bytes) -> _Beginning:
-    """Return the entries that both begin with, up to the first one that cannot be copied."""
-    values: dict[str, Any] = {}
-    at, end = 0, 0
-    while at < len(headers):
-        kind = at + 1 + headers[at]
-        name = headers[at + 1 : kind].decode()
-        value, at = _value(headers, kind + 1, headers[kind])
-        parts = value if type(value) is list else value.values() if type(value) is dict else (value,)
-        if headers[:at] != others[:at] or not _UNCHANGEABLE.issuperset(map(type, parts)):
+def _by_runs(runs: list[_Run], buffer: bytes, at: int, end: int) -> dict[str, Any] | None:
+    """Return a table that is laid out like this, whatever comes after it; None when it is not."""
+    table: dict[str, Any] = {}
+    length_of = _LENGTH.unpack_from
+    for raw, values, copied, name, kind in runs:
+        if not buffer.startswith(raw, at, end):
+            return None
+        at += len(raw)
+        table.update(values)
+        for one in copied:
+            table[one] = table[one].copy()
+        if name is None:
             break
-        values[name], end = value, at
-    copied = tuple(name for name, value in values.items() if type(value) in (list, dict))
-    return _Beginning(headers[:end], values, copied)
+        if kind == _STRING:
+            begin = at + 4
+            at = begin + length_of(buffer, at)[0]
+            table[name] = buffer[begin:at].decode()
+        else:
+            table[name], at = _value(buffer, at, kind)
+    return _table(buffer, at, end, table)
+
+
+def _split(table: bytes) -> list[_Header]:
+    headers = []
+    at = 0
+    while at < len(table):
+        kind = at + 1 + table[at]
+        name = table[at + 1 : kind].decode()
+        value, end = _value(table, kind + 1, table[kind])
+        parts = value if type(value) is list else value.values() if type(value) is dict else (value,)
+        if _UNCHANGEABLE.issuperset(map(type, parts)):
+            headers.append(_Header(name, table[kind], table[kind + 1 : end], value))
+        else:
+            headers.append(_Header(name, table[kind], None, None))
+        at = end
+    return headers
+
+
+def _common(known: list[_Header], found: list[_Header]) -> list[_Header]:
+    """Return what both begin with, as to names and kinds of value."""
+    common = []
+    for one, other in zip(known, found, strict=False):
+        if (one.name, one.kind) != (other.name, other.kind):
+            break
+        common.append(one if one.raw == other.raw else _Header(one.name, one.kind, None, None))
+    return common
+
+
+def _runs(headers: list[_Header]) -> list[_Run]:
+    runs = []
+    raw = b""
+    values: dict[str, Any] = {}
+    for name, kind, same, value in headers:
+        encoded = name.encode()
+        raw += len(encoded).to_bytes() + encoded + kind.to_bytes()
+        if same is not None:
+            raw += same
+            values[name] = value
+        else:
+            runs.append(_Run(raw, values, _changeable(values), name, kind))
+            raw, values = b"", {}
+    if raw:
+        runs.append(_Run(raw, values, _changeable(values), None, 0))
+    return runs
+
+
+def _changeable(values: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name, value in values.items() if type(value) in (list, dict))
 
 
 def _table(buffer: bytes, at: int, end: int, table: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -142,10 +143,14 @@ def test_what_is_read_is_what_py_amqp_reads(body: bytes, address: Any, said: dic
 
 
 headers = st.dictionaries(names, values, max_size=5)
+some = st.sampled_from(["", "a", "b", None, 1, 2, 0.5, True, [1], [2], {"a": 1}, {"a": [1]}])
+messages = st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys("abcdefgh", some)), min_size=2, max_size=6)
 
 
-@given(st.sampled_from(["sum", "sum_up", ""]), headers, st.lists(headers, min_size=2, max_size=5))
-def test_headers_that_begin_alike_are_read_alike(task: str, constant: dict[str, Any], others: list[Any]) -> None:
+@given(st.sampled_from(["sum", "sum_up", ""]), headers, st.lists(headers, min_size=2, max_size=5) | messages)
+def test_headers_that_are_partly_alike_are_read_alike(
+    task: str, constant: dict[str, Any], others: list[Any]
+) -> None:
     for other in others:
         said = {"lang": "py", "task": task, **constant, **other}
         data = delivered(b"1", application_headers=said)
@@ -179,48 +184,83 @@ def test_headers_that_are_changed_are_not_those_of_the_next_message(value: Any) 
         change(found.properties["application_headers"])
 
 
-def test_what_all_messages_of_a_task_begin_with_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our client writes first what is the same in all of them; a retry of Celery's begins in its own way."""
-    varying = ("expires", "x-published-at", "id", "root_id", "argsrepr", "kwargsrepr")
-    constant = {name: value for name, value in HEADERS.items() if name not in varying}
-    read: list[int] = []
-    value_of = deliveries._value
+VARYING = ("expires", "x-published-at", "id", "root_id", "argsrepr", "kwargsrepr")
+CONSTANT = {name: value for name, value in HEADERS.items() if name not in VARYING}
 
-    def value(buffer: bytes, at: int, kind: int) -> tuple[Any, int]:
-        read.append(at)
-        return value_of(buffer, at, kind)
 
-    monkeypatch.setattr(deliveries, "_beginnings", {})
-    monkeypatch.setattr(deliveries, "_value", value)
+@pytest.mark.parametrize(
+    "order",
+    [
+        HEADERS,
+        CONSTANT | HEADERS,
+        [*CONSTANT, "expires", "kwargsrepr", "id", "root_id", "argsrepr", "x-published-at"],
+    ],
+    ids=["Celery's", "what is constant first", "our client's"],
+)
+def test_what_is_the_same_in_all_messages_of_a_task_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, order: Iterable[str]
+) -> None:
+    left: list[bytes] = []
+    table = deliveries._table
+
+    def read(buffer: bytes, at: int, end: int, *more: Any) -> dict[str, Any]:
+        left.append(buffer[at:end])
+        return table(buffer, at, end, *more)
+
+    monkeypatch.setattr(deliveries, "_layouts", {})
+    monkeypatch.setattr(deliveries, "_table", read)
     for number in range(5):
-        ours = {**constant, "retries": 0, "expires": f"{number}", "id": f"id {number}"}
-        for said in (ours, {**HEADERS, "id": f"id {number}"}):
-            read.clear()
-            found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
-            assert found is not None
-            assert found.properties["application_headers"] == said
-            if said is ours and number > 1:
-                assert not read
+        said = {name: HEADERS[name] for name in order} | {name: f"{name} {number}" for name in VARYING}
+        said["x-published-at"] = 0.5 * number
+        left.clear()
+        found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
+        assert found is not None
+        assert found.properties["application_headers"] == said
+        if number > 1:
+            assert left == [b""]
+
+
+@pytest.mark.parametrize("other", [{"shadow": "named", "retries": 1}, {"eta": "soon"}, {"lately": None}])
+def test_two_kinds_of_message_of_a_task_are_told_apart_once(
+    monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    """A retry, for example."""
+    first = {name: HEADERS[name] for name in ("lang", "task", "id")}
+    learned: list[int] = []
+    split = deliveries._split
+
+    def learn(table: bytes) -> Any:
+        learned.append(number)
+        return split(table)
+
+    monkeypatch.setattr(deliveries, "_layouts", {})
+    monkeypatch.setattr(deliveries, "_split", learn)
+    for number in range(9):
+        more = {**other, **HEADERS, **other} if number % 2 else HEADERS
+        data = delivered(b"1", application_headers={**first, **more, "id": f"id {number}"})
+        found, _ = next_delivery(data, 0) or (None, 0)
+        assert found == read_by_py_amqp(data)
+    assert learned == [0, 1]
 
 
 def test_more_tasks_than_are_remembered_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "_beginnings", {})
-    for number in range(2 * deliveries._MOST_BEGINNINGS + 1):
+    monkeypatch.setattr(deliveries, "_layouts", {})
+    for number in range(2 * deliveries._MOST_LAYOUTS + 1):
         said = {**HEADERS, "task": f"task {number}"}
         found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
         assert found is not None
         assert found.properties["application_headers"] == said
-    assert len(deliveries._beginnings) <= deliveries._MOST_BEGINNINGS
+    assert len(deliveries._layouts) <= deliveries._MOST_LAYOUTS
 
 
 def test_long_headers_are_read_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "_beginnings", {})
-    said = {**HEADERS, "more": "x" * deliveries._LONGEST_BEGINNING}
+    monkeypatch.setattr(deliveries, "_layouts", {})
+    said = {**HEADERS, "more": "x" * deliveries._LONGEST_HEADERS}
     for _ in range(2):
         found, _ = next_delivery(delivered(b"1", application_headers=said), 0) or (None, 0)
         assert found is not None
         assert found.properties["application_headers"] == said
-    assert not deliveries._beginnings
+    assert not deliveries._layouts
 
 
 @given(st.integers(0, 2**32))
