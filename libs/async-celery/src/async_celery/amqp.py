@@ -85,7 +85,7 @@ _CAPABILITIES = {
 
 # A write takes as long as encoding three messages; but the broker is to work on the first of many messages while
 # the others are being encoded.
-_WRITE_AT_ONCE = 32 * 1024  # bytes
+_WRITE_AT_ONCE = 64 * 1024  # bytes
 _MISSED_HEARTBEATS = 2  # RabbitMQ's own measure
 
 

@@ -11,6 +11,7 @@ mean stands in `status.py`; how they get here, in the backend.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
@@ -164,11 +165,12 @@ class TaskHandle(Generic[R]):
         if tracer is not None:
             with tracer.waiting(self._name, self.id):
                 return await self._observed_result(timeout, on_timeout)
-        if self._link.observer is not NOBODY or self._record is not None or not self._may_yet_end():
+        left = self._until_deadline()
+        if self._link.observer is not NOBODY or self._record is not None or not self._is_known or left <= 0:
             return await self._observed_result(timeout, on_timeout)
         # The same for a task that is new and that nobody observes, without a status, which costs as much again.
-        end = asyncio.get_running_loop().time() + timeout
-        meta = await self._end_of_task(self._at_most(timeout))
+        end = time.monotonic() + timeout
+        meta = await self._end_of_task(min(timeout, left))
         if meta is not None and meta["status"] == TaskState.SUCCESS:
             return self._converted(meta.get("result"), name=self._name)
         latest = self._status_of_task(meta)
@@ -212,7 +214,7 @@ class TaskHandle(Generic[R]):
         Raises:
             ResultTimeout, TaskNotFound, TaskExpired: as for `result`.
         """
-        end = asyncio.get_running_loop().time() + timeout
+        end = time.monotonic() + timeout
         return await self._concluded(await self._wait(self._at_most(timeout)), end, timeout, on_timeout)
 
     async def _concluded(
@@ -226,11 +228,10 @@ class TaskHandle(Generic[R]):
 
         Args:
             latest: what that has brought.
-            end: of the time, by the loop's clock.
+            end: of the time, by the monotonic clock.
             timeout: see `result`.
             on_timeout: see `result`.
         """
-        loop = asyncio.get_running_loop()
         answers = True
         while latest is None or not latest.state.is_final:
             # What came in the last moment is a result, not a timeout; what is past its deadline is over.
@@ -240,7 +241,7 @@ class TaskHandle(Generic[R]):
                 answers = True
             except (TimeoutError, BackendError):
                 answers = False
-            left = end - loop.time()
+            left = end - time.monotonic()
             if left <= 0 or (latest and latest.state.is_final):
                 break
             latest = await self._wait(self._at_most(left)) or latest
@@ -462,21 +463,20 @@ class TaskHandle(Generic[R]):
             return self._task_ids()
         return [leaf.id for leaf in _leaves(status) if not leaf.state.is_final]
 
-    def _until_deadline(self) -> float | None:
-        """Return how long it is, in s, until the deadline: negative when it has passed, None when unknown."""
+    def _until_deadline(self) -> float:
+        """Return how long it is, in s, until the deadline: negative when it has passed, infinite when unknown."""
         accepted_at = self._record.accepted_at.timestamp() if self._record else self._accepted_at
         if accepted_at is None:
-            return None
+            return math.inf
         return accepted_at + self._link.task_deadline + _ID_RESOLUTION - time.time()
 
     def _deadline_passed(self) -> bool:
-        left = self._until_deadline()
-        return left is not None and left <= 0
+        return self._until_deadline() <= 0
 
     def _at_most(self, seconds: float | None) -> float | None:
         """Return the time until the deadline where that is ahead and shorter: then it is worth looking again."""
         left = self._until_deadline()
-        if left is None or left <= 0:
+        if not 0 < left < math.inf:
             return seconds
         return left if seconds is None else min(seconds, left)
 

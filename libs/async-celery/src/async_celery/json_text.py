@@ -12,7 +12,7 @@ from json import JSONDecodeError, JSONDecoder
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # not in the stubs
 from typing import Any
 
-from kombu.utils.json import JSONEncoder
+from kombu.utils.json import JSONEncoder, object_hook
 
 
 def json_encoder(*, allow_nan: bool = True) -> Callable[[Any], str]:
@@ -31,11 +31,18 @@ def json_encoder(*, allow_nan: bool = True) -> Callable[[Any], str]:
     return lambda value: "".join(chunks(value, 0))
 
 
-def json_decoder(object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Callable[[str], Any]:
-    """Return what gives `json.loads(text, object_hook=object_hook)`."""
-    decoder = JSONDecoder(object_hook=object_hook)
+def json_decoder(*, marks: bool = False) -> Callable[[str], Any]:
+    """Return what gives `json.loads(text)`.
+
+    Args:
+        marks: whether what kombu has marked becomes a date, decimal, UUID or bytes again: then it gives
+            `kombu.utils.json.loads(text)`.
+    """
+    plain, marked = JSONDecoder(), JSONDecoder(object_hook=object_hook)
 
     def decode(text: str) -> Any:
+        # kombu looks at every object. There is no mark where its letters are not, plainly or escaped.
+        decoder = marked if marks and ("__type__" in text or "\\u" in text) else plain
         try:
             value, end = decoder.raw_decode(text)
         except JSONDecodeError:

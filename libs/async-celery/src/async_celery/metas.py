@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery.backends import base
-from kombu.utils import json as kombu_json
 
 from async_celery.json_text import json_decoder
 from async_celery.types import Meta, TaskState
@@ -26,7 +25,7 @@ from async_celery.types import Meta, TaskState
 # Celery's type stubs are older than it is.
 _decompress: Callable[[bytes], bytes] = base.decompress_payload  # type: ignore[attr-defined]
 # What `kombu.utils.json.loads` does.
-_decode_json = json_decoder(kombu_json.object_hook)
+_decode_json = json_decoder(marks=True)
 # Some errors quote what they could not read.
 _MOST_OF_A_REASON = 200  # characters
 

@@ -104,6 +104,7 @@ class Push:
         self._own_prefix = ids.prefix
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop  # on which it was first used
 
     def expect(self) -> Expectation | None:
         """See `types.Backend`."""
@@ -142,7 +143,7 @@ class Push:
             TransportError: as for `follow`.
         """
         self._start()
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         waiter = _Waiter(loop.create_future())
         ids = (task_id,)
         self._add(waiter, ids, expectation)
@@ -179,7 +180,10 @@ class Push:
 
     def _start(self) -> None:
         """Begin to listen. Ids that this process makes after a fork count as another's: heard all the same."""
-        if self._tasks or self._closed:
+        if self._tasks:
+            return
+        self._loop = asyncio.get_running_loop()
+        if self._closed:
             return
         self._own_prefix = self._ids.prefix
         self._tasks = [
@@ -193,7 +197,7 @@ class Push:
         if self._closed:
             follower.wake()
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         heard: list[str] = []
         unheard: list[str] = []
         for task_id in ids:
@@ -207,7 +211,8 @@ class Push:
             followed.seen = None
             followed.is_final = False
             followed.followers.add(follower)
-        self._tell(b"SUBSCRIBE", unheard, then=self._read)
+        if unheard:
+            self._tell(b"SUBSCRIBE", unheard, then=self._read)
         if not self._listens:
             return  # All that is followed is read as soon as the subscription stands.
         if expectation is None or not self._heard.knows_since(expectation):
@@ -230,7 +235,8 @@ class Push:
                     del self._followed[task_id]
                     if self._is_foreign(task_id):
                         unwanted.append(task_id)
-        self._tell(b"UNSUBSCRIBE", unwanted)
+        if unwanted:
+            self._tell(b"UNSUBSCRIBE", unwanted)
 
     def _is_foreign(self, task_id: str) -> bool:
         return not task_id.startswith(self._own_prefix)
@@ -407,7 +413,7 @@ class Push:
         If there is none, or it is lost before, the next one will subscribe to what is followed by then.
         """
         connection = self._connection
-        if not ids or connection is None or connection.lost.done():
+        if connection is None or connection.lost.done():
             return
         for channels in _chunks(ids):
             answer = self._call(connection, name, channels)
