@@ -29,11 +29,12 @@ _IDS_PER_SECOND = 1 << _COUNTER_BITS
 _MAC_BYTES, _MAC_DIGITS = _MAC_BITS // 8, _MAC_BITS // 4
 _IDS_PER_BLOCK = 8
 _BYTES = tuple(f"{byte:02x}" for byte in range(256))
-_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _BLOCKS_PER_SECOND = _IDS_PER_SECOND // _IDS_PER_BLOCK
 _MOST_BLOCKS_AT_ONCE = 8
 _CHILDREN_PER_BLOCK = 64
-_CHILD_DIGITS = 24  # 23 are needed
+# In the middle of each: which bits are random; version 4, and the variant of the RFC.
+_RANDOM_OF_CHILDREN = int("ffff0fff3fff" * _CHILDREN_PER_BLOCK, 16)
+_VERSION_OF_CHILDREN = int("000040008000" * _CHILDREN_PER_BLOCK, 16)
 _MIN_KEY_BYTES = 16
 
 
@@ -134,13 +135,15 @@ class TaskIds:
                 self._ready_children = self._block_of_children()
 
     def _block_of_children(self) -> list[str]:
-        """Return uuid4s (RFC 9562 §5.4), written here in a fifth of the time."""
-        digits = os.urandom(_CHILDREN_PER_BLOCK * _CHILD_DIGITS // 2).hex()
+        """Return uuid4s (RFC 9562 §5.4), written here in a tenth of the time."""
+        # Groups 2 to 4 of all of them, with the dashes between; then group 5.
+        drawn = int.from_bytes(os.urandom(6 * _CHILDREN_PER_BLOCK)) & _RANDOM_OF_CHILDREN | _VERSION_OF_CHILDREN
+        middles = drawn.to_bytes(6 * _CHILDREN_PER_BLOCK).hex("-", 2)
+        ends = os.urandom(6 * _CHILDREN_PER_BLOCK).hex()
         same = f"{self._prefix:08x}-"
         return [
-            f"{same}{digits[n : n + 4]}-4{digits[n + 4 : n + 7]}-"
-            f"{_VARIANTS[digits[n + 7]]}{digits[n + 8 : n + 11]}-{digits[n + 11 : n + 23]}"
-            for n in range(0, len(digits), _CHILD_DIGITS)
+            f"{same}{middles[15 * n : 15 * n + 14]}-{ends[12 * n : 12 * n + 12]}"
+            for n in range(_CHILDREN_PER_BLOCK)
         ]
 
     def parse(self, task_id: str) -> IssuedId | None:

@@ -56,6 +56,9 @@ def test_children_share_the_prefix_and_are_no_ids_of_their_own() -> None:
         assert str(UUID(child)) == child
         assert UUID(child).version == 4
         assert ids.parse(child) is None
+    drawn = ["".join(sorted(set(digits))) for digits in zip(*children, strict=True)][len(ids.prefix) :]
+    random = "0123456789abcdef"
+    assert drawn == ["-", *[random] * 4, "-", "4", *[random] * 3, "-", "89ab", *[random] * 3, "-", *[random] * 12]
     assert ids.new().startswith(ids.prefix)
 
 

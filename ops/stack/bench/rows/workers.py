@@ -55,7 +55,7 @@ WORKERS = (
         name=ASYNCIO,
         contender=OURS,
         options={"pool": "asyncio", "concurrency": 100, "prefetch": 1},
-        times=3,
+        times=10,
         other_keys=1,
     ),
     _celery("prefork -c 1", "prefork", 1),
@@ -86,7 +86,7 @@ def _turns(scale: Scale) -> list[Turn]:
             act=partial(_act, worker=worker, queue_type=queue_type, count=count),
         )
         for queue_type in TYPES
-        for number in range(scale.pick(1, 2))
+        for number in range(scale.pick(1, 3))
         for worker in WORKERS
         if queue_type in worker.types and (scale.is_full or worker.name in _QUICK[queue_type])
     ]
