@@ -34,7 +34,7 @@ def _turns(scale: Scale) -> list[Turn]:
             round=number,
             act=partial(_act, contender=contender, case=case, seconds=seconds),
         )
-        for number in range(scale.pick(2, 5))
+        for number in range(scale.pick(1, 5))
         for case in _CASES
         for contender in _CONTENDERS
     ]

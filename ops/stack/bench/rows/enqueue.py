@@ -37,7 +37,7 @@ def case(queue_type: str, senders: int) -> str:
 def _turns(scale: Scale) -> list[Turn]:
     seconds = scale.pick(0.2, 1.0)
     few = scale.pick(1, 2)
-    rounds = {"classic": scale.pick(2, 5), "quorum": few, FORMER: few}
+    rounds = {"classic": scale.pick(1, 5), "quorum": few, FORMER: few}
     return [
         Turn(
             contender=contender.name,

@@ -32,7 +32,7 @@ def _turns(scale: Scale) -> list[Turn]:
             round=number,
             act=partial(_act, contender=contender, seconds=seconds),
         )
-        for number in range(scale.pick(2, 5))
+        for number in range(scale.pick(1, 5))
         for contender in _CONTENDERS
     ]
 

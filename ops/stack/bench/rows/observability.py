@@ -31,7 +31,7 @@ _PAUSE = 0.1  # s between two scrapes: far more often than Prometheus asks
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    seconds = scale.pick(1.5, 4.0)
+    seconds = scale.pick(1.0, 4.0)
     posts = [
         Turn(
             contender=contender.name,
@@ -39,7 +39,7 @@ def _turns(scale: Scale) -> list[Turn]:
             round=number,
             act=partial(_post, contender=contender, seconds=seconds),
         )
-        for number in range(scale.pick(3, 7))
+        for number in range(scale.pick(1, 7))
         for contender in (API, UNOBSERVED)
     ]
     # Last: by then the API has series for all that it does here.

@@ -52,7 +52,7 @@ def _turns(scale: Scale) -> list[Turn]:
             round=number,
             act=partial(_rate, contender=contender, seconds=scale.pick(0.8, 3.0)),
         )
-        for number in range(scale.pick(2, 5))
+        for number in range(scale.pick(1, 5))
         for contender in (NO_OUTBOX, API)
     ]
     # The delay first: its worker declares the queue.

@@ -29,7 +29,7 @@ def case(count: int) -> str:
 
 
 def _turns(scale: Scale) -> list[Turn]:
-    hold = scale.pick(1.5, 3.0)
+    hold = scale.pick(1.0, 3.0)
     # The many take half a minute each.
     rounds = {1000: scale.pick(1, 3), 10000: scale.pick(0, 1)}
     return [
