@@ -1,10 +1,10 @@
 """Messages after a sample: what Celery would send, without asking it again for what it has said before.
 
-How it works: half of the time that a large workflow takes, Celery finds out, message by message, what is the
-same in all messages of a task with the same options: queue, exchange, limits, headers. So a sample of each such
-kind is recorded (`recording.py`), and a message is a copy of it with its own ids, arguments, times, and what
-comes after the task. A second sample is compared with what is made so after the first; where they differ (another
-task protocol, messages that are signed, …), Celery makes all messages of that kind.
+How it works: for half of the time that recording a large workflow takes, Celery finds out, message by message,
+what is the same in all messages of a task with the same options: queue, exchange, limits, headers. So a sample of
+each such kind is recorded (`recording.py`), and a message is a copy of it with its own ids, arguments, times, and
+what comes after the task. A second sample is compared with what is made so after the first; where they differ
+(another task protocol, messages that are signed, …), Celery makes all messages of that kind.
 
 It also makes those that may depend on anything else: delays, headers and stamps of the caller's, routers, a task
 that sends (its messages inherit from it), and all of them while somebody listens to Celery's signals about
