@@ -233,14 +233,15 @@ class _Reader:
         Raises:
             TransportError: it takes too long.
         """
-        queue = names.PARKED.bind(self._connection.default_channel)
-        queue.declare()
+        channel: Any = self._connection.default_channel
+        names.PARKED.bind(channel).declare()
         for _ in range(limit):
-            if (message := queue.get()) is None:
+            # Not `Queue.get`, which raises where a message is not compressed as it says.
+            if (message := channel.basic_get(names.PARKED.name)) is None:
                 return
             if time.monotonic() > self._deadline:
                 raise TransportError("reading the dead letters took too long: delete some, or raise the timeout")
-            yield message
+            yield channel.message_to_python(message)
 
     def find(self, id: str) -> "list[Message]":
         """Return those with an id; at least one.

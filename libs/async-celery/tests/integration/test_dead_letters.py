@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
+from kombu.compression import compress
 
 from async_celery import BackendError, DeadLetterNotFound, DeadLetters, PayloadError, PublishError, TransportError
 from async_celery.tombstones import STOP, key_of
@@ -115,6 +116,18 @@ async def test_whatever_headers_a_message_has_it_can_be_shown(app: Celery, lette
     assert (letter.name, letter.args_repr, letter.kwargs_repr) == ("a?", None, None)
 
 
+async def test_one_that_is_not_compressed_as_it_says_is_in_nobodys_way(app: Celery, letters: DeadLetters) -> None:
+    ids = [
+        park(app, b"\xff", task="add", compression="application/x-gzip"),
+        park(app, compression="?"),
+        park(app),
+    ]
+    assert [letter.id for letter in await letters.list()] == ids
+    assert (await letters.get(ids[0])).size == 1
+    await letters.delete(ids[0])
+    assert [letter.id for letter in await letters.list()] == ids[1:]
+
+
 async def test_they_are_deleted(app: Celery, letters: DeadLetters) -> None:
     kept, deleted, *_ = [park(app) for _ in range(4)]
     await letters.delete(deleted)
@@ -158,8 +171,11 @@ def _die_holding_all(broker: str) -> None:
     os._exit(9)
 
 
-async def test_a_poison_task_is_replayed(worker: WorkerProcess, app: Celery, letters: DeadLetters) -> None:
-    poison = worker.send("die_times", 2)
+@pytest.mark.parametrize("compression", [None, "gzip", "bzip2"])
+async def test_a_poison_task_is_replayed(
+    worker: WorkerProcess, app: Celery, letters: DeadLetters, compression: str | None
+) -> None:
+    poison = worker.send("die_times", 2, compression=compression)
 
     def is_parked() -> bool:
         return bool(asyncio.run(_ids(app)))
@@ -183,21 +199,25 @@ async def _ids(app: Celery) -> list[str]:
         await letters.aclose()
 
 
+@pytest.mark.parametrize("compression", [None, "application/x-gzip"])
 async def test_the_rest_of_a_chain_runs_after_a_replay(
-    worker: WorkerProcess, app: Celery, letters: DeadLetters
+    worker: WorkerProcess, app: Celery, letters: DeadLetters, compression: str | None
 ) -> None:
     backend: Any = worker.client.backend
     first, last = str(uuid4()), str(uuid4())
     rest = [worker.client.signature("echo", options={"task_id": last})]
     for task_id in (first, last):
         backend.client.set(backend.get_key_for_task(task_id), json.dumps({"status": "FAILURE"}), ex=60)
+    body = json.dumps([[1, 2], {}, {"chain": rest}]).encode()
+    packed = {"compression": compression} if compression else {}
     park(
         app,
-        json.dumps([[1, 2], {}, {"chain": rest}]).encode(),
+        compress(body, compression)[0] if compression else body,
         id=first,
         task="add",
         expires="2020-01-01T00:00:00Z",
         retries=9,
+        **packed,
     )
     await letters.replay(first)
     assert worker.ended(last, 15)["result"] == 3

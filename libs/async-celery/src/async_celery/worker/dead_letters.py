@@ -21,6 +21,7 @@ from amqp.exceptions import AMQPError
 from amqp.serialization import dumps
 from celery import bootsteps
 from kombu import Connection, Exchange, Queue
+from kombu.compression import compress
 from kombu.message import Message
 
 from async_celery.queues import DEAD_LETTER_EXCHANGE
@@ -140,7 +141,11 @@ def publish_copy(
     properties = {**message.properties, "application_headers": dict(headers), "delivery_mode": _PERSISTENT}
     # It has waited for its time once.
     properties.pop("expiration", None)
-    copy = AmqpMessage(message.body or b"", **properties)
+    body = message.body or b""
+    if (compression := headers.get("compression")) and not message.errors:
+        # kombu has unpacked it.
+        body, _ = compress(body, compression)
+    copy = AmqpMessage(body, **properties)
     try:
         channel.basic_publish(
             copy,

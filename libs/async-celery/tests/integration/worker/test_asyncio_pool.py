@@ -114,6 +114,7 @@ def test_workflows_retries_and_failures(worker: WorkerProcess) -> None:
     ).apply_async()
     stumbling, failing = worker.send("stumble"), worker.send("raise_error")
     assert worker.ended(last.id)["result"] == 4
+    assert worker.ended(worker.send("plus", 1, 1, compression="gzip"))["result"] == 2
     assert worker.ended(body.id)["result"] == 2 * sum(range(20))
     assert [worker.ended(one.id)["result"] for one in mixed.results] == [2, 3, 4]
     assert worker.ended(stumbling)["result"] == 1

@@ -59,6 +59,7 @@ def worker(workers: dict[str, WorkerProcess]) -> WorkerProcess:
 def test_plain_tasks_go_the_direct_way(workers: dict[str, WorkerProcess], task: str) -> None:
     for way, worker in workers.items():
         assert worker.ended(worker.send(task))["result"] == way
+        assert worker.ended(worker.send(task, compression="gzip"))["result"] == way
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_one_that_is_cancelled_while_it_waits_for_room_never_runs(
     worker = make_worker(
         app=APP, pool="asyncio", processes=2, policy=FAST, conf={"worker_prefetch_multiplier": 10}
     ).start()
-    busy = [worker.send("hold_on", 1) for _ in range(2)]
+    busy = [worker.send("hold_on", 3) for _ in range(2)]
     waiting = [worker.send("act", "nothing") for _ in range(10)]
     for task in waiting:
         wait_until(lambda: f"act[{task}] received" in worker.text, what="its message")  # noqa: B023
