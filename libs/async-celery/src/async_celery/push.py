@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
@@ -37,6 +38,7 @@ from async_celery.heard import Heard
 from async_celery.observation import NOBODY, Observer
 from async_celery.resp import Address, Commands, Connection
 from async_celery.task_ids import TaskIds
+from async_celery.timers import Timers
 from async_celery.types import Meta
 
 # By how much a result is late when its push was lost. Half of it would double the cost, which at 10,000 waiters
@@ -105,6 +107,7 @@ class Push:
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
         self._loop: asyncio.AbstractEventLoop  # on which it was first used
+        self._timers: Timers[_Waiter]
 
     def expect(self) -> Expectation | None:
         """See `types.Backend`."""
@@ -148,7 +151,7 @@ class Push:
         ids = (task_id,)
         self._add(waiter, ids, expectation)
         # By itself: `asyncio.timeout` takes a fifth of all that a result costs.
-        timer = None if within is None else loop.call_later(within, waiter.give_up)
+        mark = None if within is None or within == math.inf else self._timers.set(waiter, within)
         try:
             while True:
                 await waiter.news
@@ -162,8 +165,8 @@ class Push:
                     return None
                 waiter.payload, waiter.news = None, loop.create_future()
         finally:
-            if timer is not None:
-                timer.cancel()
+            if mark is not None:
+                self._timers.cancel(waiter, mark)
             self._remove(waiter, ids)
 
     async def aclose(self) -> None:
@@ -183,6 +186,7 @@ class Push:
         if self._tasks:
             return
         self._loop = asyncio.get_running_loop()
+        self._timers = Timers(self._loop)
         if self._closed:
             return
         self._own_prefix = self._ids.prefix
