@@ -95,6 +95,7 @@ class AmqpBroker:
         self._open: dict[Letter, None] = {}  # all that have not ended, oldest first
         self._unencoded: list[tuple[Letter, TaskMessage, Context]] = []  # those of this turn of the loop
         self._sends_soon = False
+        self._deadline = 0.0  # of what is admitted in this turn of the loop, in its time
         self._waiting: deque[Letter] = deque()  # those of them that no session has
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -105,8 +106,6 @@ class AmqpBroker:
         letter = self._admit(message.task_id, message.name, message.queue)
         # Whoever listens to Celery's signals meets the message in the context of its sender.
         self._unencoded.append((letter, message, copy_context()))
-        if not self._sends_soon:
-            self._send_soon()
         # As `_end_of`, which would be one more coroutine for every send.
         try:
             await letter.future
@@ -138,7 +137,6 @@ class AmqpBroker:
                 letters.append(letter := self._admit(publication.task_id, *_subject(publication)))
                 letter.place, letter.frames = message
                 self._hand_over((letter,))
-                self._send_soon()
                 await slices.pause_if_due()
             while letters:
                 await self._end_of(letters.popleft())
@@ -247,19 +245,21 @@ class AmqpBroker:
         # What else is wrong within this turn of the loop, the message will be told at the end of it.
         if not self._sends_soon or len(self._open) >= self._max_open:
             self._check_told(task_id, task, queue)
+            self._send_soon()
         loop = self._loop
         assert loop is not None  # noqa: S101 (for mypy: `_check` has set it)
-        letter = Letter(task_id, task, queue, loop.create_future(), loop.time() + self._publish_timeout)
+        letter = Letter(task_id, task, queue, loop.create_future(), self._deadline)
         self._open[letter] = None
         if self._sweeper is None:
             self._sweeper = loop.call_at(letter.deadline, self._sweep)
         return letter
 
     def _send_soon(self) -> None:
-        """Have `_send` called at the end of this turn of the loop."""
+        """Have `_send` called at the end of this turn of the loop, for all that is admitted until then."""
         if not self._sends_soon:
             assert self._loop is not None  # noqa: S101 (for mypy: `_check` has set it)
             self._sends_soon = True
+            self._deadline = self._loop.time() + self._publish_timeout
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:

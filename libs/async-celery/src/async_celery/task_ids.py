@@ -26,10 +26,9 @@ from uuid import RFC_4122, UUID
 
 _SECONDS_BITS, _COUNTER_BITS, _MAC_BITS = 32, 18, 40
 _IDS_PER_SECOND = 1 << _COUNTER_BITS
-_MAC_BYTES, _MAC_DIGITS = _MAC_BITS // 8, _MAC_BITS // 4
+_MAC_BYTES = _MAC_BITS // 8
 _IDS_PER_BLOCK = 8
-_BYTES = tuple(f"{byte:02x}" for byte in range(256))
-_BLOCKS_PER_SECOND = _IDS_PER_SECOND // _IDS_PER_BLOCK
+_BLOCKS_PER_SECOND, _BLOCKS_PER_BYTE = _IDS_PER_SECOND // _IDS_PER_BLOCK, 256 // _IDS_PER_BLOCK
 _MOST_BLOCKS_AT_ONCE = 8
 _CHILDREN_PER_BLOCK = 64
 # In the middle of each: which bits are random; version 4, and the variant of the RFC.
@@ -92,34 +91,38 @@ class TaskIds:
                     pass
             with self._lock:
                 if second > self._second or not self._ready:
-                    self._make_blocks(second)
+                    self._make_ready(second)
 
-    def _make_blocks(self, second: int) -> None:
-        """Make the next ids: the more at once, the faster they are taken. In one go they cost half."""
-        self._blocks_at_once = 1 if second > self._second else min(2 * self._blocks_at_once, _MOST_BLOCKS_AT_ONCE)
-        blocks = [self._block_of_ids(second) for _ in range(self._blocks_at_once)]
-        self._ready = [task_id for block in reversed(blocks) for task_id in block]
-
-    def _block_of_ids(self, second: int) -> list[str]:
-        """Return the next ids, the last one first. Their second never goes back with the clock."""
+    def _make_ready(self, second: int) -> None:
+        """Make the next ids: the more at once, the faster they are taken. Their second never goes back."""
         if second > self._second:
-            self._second, self._blocks_left = second, _BLOCKS_PER_SECOND
-        elif not self._blocks_left:
+            self._second, self._blocks_left, self._blocks_at_once = second, _BLOCKS_PER_SECOND, 1
+        else:
+            self._blocks_at_once = min(2 * self._blocks_at_once, _MOST_BLOCKS_AT_ONCE)
+        if not self._blocks_left:
             # All counter values of this second are spent.
             self._second, self._blocks_left = self._second + 1, _BLOCKS_PER_SECOND
-        self._blocks_left -= 1
-        self._block = (self._block + 1) % _BLOCKS_PER_SECOND
-        second = self._second & 0xFFFF_FFFF
-        counter = self._block * _IDS_PER_BLOCK
-        # Variant, the rest of the second, and the counter but for its low byte, in which neighbours differ.
+        # Only blocks that differ in nothing but the counter's low byte.
+        block = self._block % _BLOCKS_PER_SECOND
+        blocks = min(self._blocks_at_once, self._blocks_left, _BLOCKS_PER_BYTE - block % _BLOCKS_PER_BYTE)
+        self._blocks_left -= blocks
+        self._block = block + blocks
+        second, counter, count = self._second & 0xFFFF_FFFF, block * _IDS_PER_BLOCK, blocks * _IDS_PER_BLOCK
+        # Variant, the rest of the second, and the counter but for its low byte.
         middle = 0b10 << 14 | (second & 0xF) << 10 | counter >> 8
         same = f"{self._prefix:08x}-{second >> 16:04x}-8{second >> 4 & 0xFFF:03x}-{middle:04x}-"
-        macs = self._macs_of(self._prefix << _SECONDS_BITS | second, self._block)
-        # As text at once: objects of class UUID would cost three times as much.
+        first = self._prefix << _SECONDS_BITS | second
+        macs = b"".join([self._macs_of(first, block + number) for number in range(blocks)])
+        # The last group of each: that byte, and the MAC. All at once, and as text: one by one they would cost
+        # half as much again, and objects of class UUID several times as much.
         low = counter & 0xFF
-        ids = [f"{same}{byte}{mac}" for byte, mac in zip(_BYTES[low : low + _IDS_PER_BLOCK], macs, strict=True)]
-        ids.reverse()
-        return ids
+        ends = bytearray(count * (1 + _MAC_BYTES))
+        ends[:: 1 + _MAC_BYTES] = bytes(range(low, low + count))
+        for place in range(_MAC_BYTES):
+            ends[1 + place :: 1 + _MAC_BYTES] = macs[place::_MAC_BYTES]
+        ready = [same + end for end in ends.hex("-", 1 + _MAC_BYTES).split("-")]
+        ready.reverse()
+        self._ready = ready
 
     @property
     def prefix(self) -> str:
@@ -160,20 +163,21 @@ class TaskIds:
         custom = (bits >> 80) << 74 | (bits >> 64 & 0xFFF) << 62 | bits & (1 << 62) - 1
         fields = custom >> _MAC_BITS
         counter, first = fields & _IDS_PER_SECOND - 1, fields >> _COUNTER_BITS
-        mac = self._macs_of(first, counter // _IDS_PER_BLOCK)[counter % _IDS_PER_BLOCK]
-        if not hmac.compare_digest(mac, task_id[-_MAC_DIGITS:]):
+        block, place = divmod(counter, _IDS_PER_BLOCK)
+        mac = self._macs_of(first, block)[place * _MAC_BYTES :][:_MAC_BYTES]
+        if not hmac.compare_digest(mac, uuid.bytes[-_MAC_BYTES:]):
             return None
         return IssuedId(prefix=task_id[:8], issued_at=datetime.fromtimestamp(first & 0xFFFF_FFFF, UTC))
 
-    def _macs_of(self, first: int, block: int) -> list[str]:
-        """Return the MACs, in hex, of a block of ids: neighbours, with the same prefix and second.
+    def _macs_of(self, first: int, block: int) -> bytes:
+        """Return the MACs of a block of ids, one after the other: neighbours, with the same prefix and second.
 
         One digest is cut into theirs: of a pseudorandom function of (block, place in it), as good as a digest
         each, at a fraction of the cost.
         """
         digest = self._keyed.copy()
         digest.update(first.to_bytes(8) + block.to_bytes(3))
-        return digest.digest().hex(" ", _MAC_BYTES).split()
+        return digest.digest()
 
 
 _instances: weakref.WeakSet[TaskIds] = weakref.WeakSet()

@@ -280,6 +280,19 @@ async def test_what_happens_before_the_turn_ends_counts(
     assert channel.basic_get(spare_queue) is None
 
 
+async def test_each_message_has_all_of_its_time_however_long_others_were_sent_before(
+    make_broker: BrokerFactory, spare_queue: str
+) -> None:
+    publisher, loop = make_broker(timeout=1), asyncio.get_running_loop()
+
+    async def send_in_a_row() -> None:
+        end = loop.time() + 2
+        while loop.time() < end:
+            await publisher.publish(TaskMessage("id", "add", (), {}, spare_queue))
+
+    await asyncio.gather(send_in_a_row(), send_in_a_row())
+
+
 async def test_who_gives_up_at_once_has_sent_nothing(
     make_broker: BrokerFactory, spare_queue: str, channel: Channel
 ) -> None:
