@@ -14,13 +14,15 @@ task protocol, another JSON, a compression. Nor is any while somebody listens to
 publishing, who may change a message.
 
 Added to what Celery sends: the property `message_id`, the task's id, by which a returned message is recognised;
-and what `recording.py` adds.
+and what `recording.py` adds. And the first message of a long chain, which carries all its steps, is compressed as
+Celery would with the option `compression`: every worker reads it.
 
 What belongs here: encoding. What a message is to say, Celery decides; where it goes, `publisher.py`.
 """
 
 import struct
-from collections.abc import Mapping
+import zlib
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -61,8 +63,11 @@ _TIMES_RESOLUTION = 0.001  # s
 _PARTS_OF_BODY = 3  # of Celery's task protocol 2: arguments, keyword arguments, and what comes after the task
 
 _MOST_HEADER_BYTES = amqp.FRAME_MAX - 8
-_BODY_HEAD = amqp.FRAME_END + amqp.BODY
 
+# RabbitMQ keeps what is smaller with the queue's own data, and confirms it half a millisecond sooner; what is
+# larger would keep the loop busy for too long. The steps of a chain are much alike: of 100, a thirteenth is left.
+_COMPRESSED = range(4096, 1 << 20)  # bytes
+_ZLIB = "application/x-gzip"  # as kombu calls it
 
 _encode_json = json_encoder()
 
@@ -73,12 +78,16 @@ def _encode_body(body: Any) -> str:
     Together they are thousands of pieces of text before they are one, all over the memory of a busy process, and
     take half as long again; the pieces of one step lie where those of the step before lay.
     """
-    if type(body) is not tuple or len(body) != _PARTS_OF_BODY or not body[2].get("chain"):
+    if not _has_chain(body):
         return _encode_json(body)
     args, kwargs, embed = body
     steps = f"[{', '.join(map(_encode_json, embed['chain']))}]"
     parts = [f'"{name}": {steps if name == "chain" else _encode_json(part)}' for name, part in embed.items()]
     return f"[{_encode_json(args)}, {_encode_json(kwargs)}, {{{', '.join(parts)}}}]"
+
+
+def _has_chain(body: Any) -> bool:
+    return type(body) is tuple and len(body) == _PARTS_OF_BODY and bool(body[2].get("chain"))
 
 
 _NOT_ENCODABLE = (
@@ -136,9 +145,15 @@ class Encoder:
         Raises:
             PayloadError: it cannot be encoded; the text names the argument or header at fault.
         """
+        _, name, _, _, queue, serializer, _, _, countdown, _, headers = message
+        template = None
         try:
-            template = self._template_of(message)
-            if template is not None and (not message.headers or template.allows(message.headers)):
+            if serializer == "json" and countdown is None and not (_BEFORE.receivers or _AFTER.receivers):
+                try:
+                    template = self._templates[name, queue]
+                except KeyError:
+                    template = self._new_template(message)
+            if template is not None and (not headers or template.allows(headers)):
                 place, frames = template.place, template.fill(message)
                 if len(frames) <= self._surely_small:
                     return place, frames
@@ -227,24 +242,19 @@ class Encoder:
         envelope = _Envelope(place, before, after, options.get("declare"))
         for sample in (publication, replace(publication, body=_ODD)):
             _, properties, body = self._through_kombu(sample)
-            if envelope.fill(sample) != (_content_header(properties, body), body):
+            if envelope.fill(sample, compressed=()) != (_content_header(properties, body), body):
                 return None
         return envelope
 
-    def _template_of(self, message: TaskMessage) -> "_Template | None":
-        _, name, _, _, queue, serializer, _, _, countdown, _, _ = message
-        if serializer != "json" or countdown is not None or _BEFORE.receivers or _AFTER.receivers:
-            return None
-        key = name, queue
-        try:
-            return self._templates[key]
-        except KeyError:
-            if len(self._templates) >= self._max_templates:
-                return None
-            template = self._templates[key] = self._new_template(message)
-            return template
-
     def _new_template(self, message: TaskMessage) -> "_Template | None":
+        """Make and keep the template for messages like this one, None when there is none."""
+        if len(self._templates) >= self._max_templates:
+            return None
+        key = message.name, message.queue
+        template = self._templates[key] = self._tried_template(message)
+        return template
+
+    def _tried_template(self, message: TaskMessage) -> "_Template | None":
         app: Any = self._recorder.app
         if not all(isinstance(route, MapRoute) for route in app.amqp.routes):
             # It may decide by the arguments.
@@ -311,11 +321,15 @@ class _Envelope:
         self._after = after
         self._declared = declared
 
-    def fill(self, publication: Publication) -> tuple[bytes, bytes]:
-        """Return one message's content header and body."""
+    def fill(self, publication: Publication, *, compressed: Container[int] = _COMPRESSED) -> tuple[bytes, bytes]:
+        """Return one message's content header and body; a chain is compressed if its size is one of these."""
         assert publication.task_id is not None  # noqa: S101 (for mypy: else there is no envelope)
         body = _encode_body(publication.body).encode()
-        table = _table_entries(publication.options["headers"])
+        headers = publication.options["headers"]
+        if len(body) in compressed and _has_chain(publication.body):
+            body = zlib.compress(body, zlib.Z_BEST_SPEED)
+            headers = {**headers, "compression": _ZLIB}
+        table = _table_entries(headers)
         header = b"".join(
             (
                 _CONTENT_HEADER.pack(_BASIC, 0, len(body)),
@@ -329,7 +343,11 @@ class _Envelope:
 
 
 class _Template:
-    """What is the same in every message of one task name to one queue."""
+    """What is the same in every message of one task name to one queue.
+
+    A message is put together as text, a character for each byte (Latin-1): most of what goes in is text, and to
+    encode every piece of it takes longer.
+    """
 
     def __init__(
         self,
@@ -346,21 +364,21 @@ class _Template:
         self.place = place
         self._header_names = header_names
         self._headers = headers  # the constant ones
-        self._reply_to = reply_to
+        self._reply_to = _latin(reply_to)
         self._embed = embed  # the end of the body: callbacks, chain, chord, none of them set
         self._args_limit: int = app.amqp.argsrepr_maxsize
         self._kwargs_limit: int = app.amqp.kwargsrepr_maxsize
         self._levels: int | None = app.conf.task_repr_maxlevels
-        # All up to the headers; only sizes are not constant in it.
-        self._before = place.frame + amqp.HEADER
-        self._content, self._content_with_expiration = _FLAGS + content, _FLAGS_WITH_EXPIRATION + content
-        self._opening = struct.Struct(f">{len(self._before)}sIHHQ{len(self._content)}sI")
-        self._delivery_mode = delivery_mode
-        self._no_priority = delivery_mode + b"\0"
+        # All up to the size of the content header.
+        self._before = _latin(place.frame + amqp.HEADER)
+        self._content = _latin(_FLAGS + content)
+        self._content_with_expiration = _latin(_FLAGS_WITH_EXPIRATION + content)
+        self._delivery_mode = _latin(delivery_mode)
+        self._no_priority = self._delivery_mode + "\0"
         # What is of one size in every content header, and in the table of headers in it.
         self._size = _CONTENT_HEADER.size + len(self._content) + _LENGTH.size + len(self._no_priority)
-        self._table_size = len(_ROOT_ID) + _ARGS_REPR.size
-        self._dated = self._dated_without_kwargs = b""
+        self._table_size = len(_ROOT_ID) + len(_ARGS_REPR) + _LENGTH.size
+        self._dated = self._dated_without_kwargs = ""
         self._dated_of = (0.0, 0.0)  # the lifetime that they were made for, and when, in s
 
     @classmethod
@@ -394,65 +412,76 @@ class _Template:
             self._date(lifetime, now)
         if type(args) is not tuple:
             args = tuple(args)
-        encoded_id = task_id.encode()
-        short_id = len(encoded_id).to_bytes() + encoded_id
-        # As `_repr`.
-        args_repr = celery_repr(args, self._args_limit, self._levels).encode("utf-8", "surrogatepass")
-        more, content, mode, reply_to = b"", self._content, self._no_priority, self._reply_to
+        short_id = chr(len(task_id)) + task_id if task_id.isascii() else _latin(_short(task_id))
+        args_repr = celery_repr(args, self._args_limit, self._levels)
+        if not args_repr.isascii():
+            args_repr = _as_encoded(args_repr)
+        more, content, mode, reply_to = "", self._content, self._no_priority, self._reply_to
         if kwargs:
             if type(kwargs) is not dict:
                 kwargs = dict(kwargs)
-            body = f"[{_encode_json(args)}, {_encode_json(kwargs)}{self._embed}".encode()
-            text = _repr(kwargs, self._kwargs_limit, self._levels)
-            dated, more = self._dated, b"".join((_KWARGS_REPR, _LENGTH.pack(len(text)), text))
+            body = f"[{_encode_json(args)}, {_encode_json(kwargs)}{self._embed}"
+            text = _as_encoded(celery_repr(kwargs, self._kwargs_limit, self._levels))
+            dated, more = self._dated, f"{_KWARGS_REPR}{_SIZES[len(text)]}{text}"
         else:
-            body = f"[{_encode_json(args)}, {{}}{self._embed}".encode()
+            body = f"[{_encode_json(args)}, {{}}{self._embed}"
             dated = self._dated_without_kwargs
         if headers:
-            more += _table_entries(headers)
+            more += _latin(_table_entries(headers))
         if priority is not None:
-            mode = self._delivery_mode + priority.to_bytes()
+            mode = self._delivery_mode + chr(priority)
         if expiration:
             content = self._content_with_expiration
-            reply_to += _short(str(int(lifetime * 1000)))
+            reply_to += _latin(_short(str(int(lifetime * 1000))))
         ids = 2 * len(short_id)
         table = self._table_size + len(dated) + ids + len(args_repr) + len(more)
         size = self._size + table + ids + len(reply_to)
-        # In one go: every step between would copy it all, once per message.
-        return b"".join(
-            (
-                self._opening.pack(self._before, size, _BASIC, 0, len(body), content, table),
-                dated,
-                short_id,
-                _ROOT_ID,
-                short_id,
-                _ARGS_REPR.pack(b"\x08argsreprS", len(args_repr)),
-                args_repr,
-                more,
-                mode,
-                short_id,
-                reply_to,
-                short_id,
-                _BODY_HEAD,
-                _LENGTH.pack(len(body)),
-                body,
-                amqp.FRAME_END,
-            )
-        )
+        body_size = _SIZES[len(body)]
+        return (
+            f"{self._before}{_SIZES[size]}{_CLASS}{body_size}{content}{_SIZES[table]}"
+            f"{dated}{short_id}{_ROOT_ID}{short_id}{_ARGS_REPR}{_SIZES[len(args_repr)]}{args_repr}{more}"
+            f"{mode}{short_id}{reply_to}{short_id}"
+            f"{_BODY_HEAD}{body_size}{body}{_FRAME_END}"
+        ).encode("latin-1")
 
     def _date(self, lifetime: float, now: float) -> None:
         """Make the headers up to the id anew: the constant ones, and the times of now and so many s from now."""
         expires = datetime.fromtimestamp(now + lifetime, UTC).isoformat()
-        times = _table_entries({"expires": expires, PUBLISHED_AT: now})
-        self._dated = self._headers + times + _ID
-        self._dated_without_kwargs = b"".join((self._headers, times, _KWARGS_REPR, b"\0\0\0\x02{}", _ID))
+        dated = _latin(self._headers + _table_entries({"expires": expires, PUBLISHED_AT: now}))
+        self._dated = dated + _ID
+        self._dated_without_kwargs = f"{dated}{_KWARGS_REPR}\0\0\0\x02{{}}{_ID}"
         self._dated_of = lifetime, now
 
 
+def _latin(encoded: bytes) -> str:
+    """Return bytes as text, one character for each."""
+    return encoded.decode("latin-1")
+
+
+def _as_encoded(text: str) -> str:
+    """Return text as py-amqp encodes it, as `_latin`: what is not Unicode comes out as it went in."""
+    return _latin(text.encode("utf-8", "surrogatepass"))
+
+
+class _Sizes(dict[int, str]):
+    """Sizes in four bytes, as `_latin`; those of small messages are kept."""
+
+    def __missing__(self, size: int) -> str:
+        text = _latin(_LENGTH.pack(size))
+        if size < _SMALL:
+            self[size] = text
+        return text
+
+
+_SMALL = 4096  # bytes
+_SIZES = _Sizes()
 # A long string has its length in four bytes, a short one in the last of them.
-_ID, _ROOT_ID = b"\x02idS\0\0\0", b"\x07root_idS\0\0\0"
-_KWARGS_REPR = b"\x0akwargsreprS"
-_ARGS_REPR = struct.Struct(">10sI")
+_ID, _ROOT_ID = "\x02idS\0\0\0", "\x07root_idS\0\0\0"
+_ARGS_REPR, _KWARGS_REPR = "\x08argsreprS", "\x0akwargsreprS"
+_CLASS = _latin(_CONTENT_HEADER.pack(_BASIC, 0, 0)[: -_LENGTH.size])
+"""The content header up to the size of the body, of whose eight bytes the last four are used."""
+_FRAME_END = _latin(amqp.FRAME_END)
+_BODY_HEAD = _latin(amqp.FRAME_END + amqp.BODY)
 _VARIABLE = {"id", "root_id", "argsrepr", "kwargsrepr", "expires", PUBLISHED_AT}
 """The headers that a template leaves open."""
 
@@ -575,11 +604,6 @@ def _decoded(header: bytes) -> dict[str, Any]:
     properties: dict[str, Any]
     properties, _ = serialization.decode_properties_basic(header, _CONTENT_HEADER.size)
     return properties
-
-
-def _repr(value: Any, limit: int, levels: int | None) -> bytes:
-    # As py-amqp encodes text: what is not Unicode comes out as it went in.
-    return celery_repr(value, limit, levels).encode("utf-8", "surrogatepass")
 
 
 def _fault(message: TaskMessage) -> str | None:

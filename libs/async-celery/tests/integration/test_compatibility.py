@@ -87,6 +87,16 @@ async def test_workflows(client: AsyncCelery, celery_app: Celery, old_queue: str
     assert [await handle.result(timeout=15) for handle in handles] == [10, [0, 2, 4], 6, 17]
 
 
+async def test_a_chain_that_is_long_enough_to_be_compressed(
+    client: AsyncCelery, celery_app: Celery, old_queue: str
+) -> None:
+    def add(*args: int) -> "Signature[Any]":
+        return celery_app.signature("add", args=args, queue=old_queue)
+
+    handle = await client.submit(chain(add(1, 2), *(add(1) for _ in range(40))))
+    assert await handle.result(timeout=30) == 43
+
+
 async def test_a_chords_failure_reaches_its_body(client: AsyncCelery, celery_app: Celery, old_queue: str) -> None:
     fail = celery_app.signature("fail", queue=old_queue)
     add = celery_app.signature("add", args=(1, 1), queue=old_queue)

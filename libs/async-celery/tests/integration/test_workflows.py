@@ -447,6 +447,11 @@ async def test_nothing_to_run_is_refused(client: AsyncCelery, sig: Sig) -> None:
         await client.submit(group(sig("add", object(), 1), sig("add", 1, 1)))
 
 
+async def test_a_chain_of_a_hundred(client: AsyncCelery, sig: Sig) -> None:
+    handle = await client.submit(chain(sig("add", 1, 1), *(sig("add", 1) for _ in range(99))))
+    assert await handle.result(timeout=30) == 101
+
+
 async def test_a_chord_of_hundreds(client: AsyncCelery, sig: Sig) -> None:
     handle = await client.submit(chord([sig("add", n, n) for n in range(300)], sig("total")))
     assert await handle.result(timeout=30) == 300 * 299

@@ -1,5 +1,6 @@
 """Encoding: the fast way and the general way say the same, and what cannot be said is named."""
 
+import bz2
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,12 +15,14 @@ from celery.utils.saferepr import saferepr
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu import serialization as kombu_serialization
-from kombu.utils.json import dumps
+from kombu.message import Message
+from kombu.utils.json import dumps, loads
 
 from async_celery import amqp
 from async_celery.errors import PayloadError
-from async_celery.message import Encoded, Encoder, _encode_body, _encode_json, _repr
+from async_celery.message import Encoded, Encoder, _encode_body, _encode_json
 from async_celery.recording import CeleryRecorder
+from async_celery.reprs import celery_repr
 from async_celery.types import PUBLISHED_AT, Publication, TaskMessage
 
 
@@ -108,7 +111,7 @@ VALUES = st.recursive(
 @example(value=([], {}, ()), levels=1)
 def test_reprs_are_celerys(value: Any, levels: int) -> None:
     expected = saferepr(value, 1024, levels or None)  # type: ignore[arg-type]  # as Celery calls it
-    assert _repr(value, 1024, levels or None) == expected.encode("utf-8", "surrogatepass")
+    assert celery_repr(value, 1024, levels or None) == expected
 
 
 def test_the_repr_of_something_huge_is_not_made() -> None:
@@ -122,12 +125,12 @@ def test_the_repr_of_something_huge_is_not_made() -> None:
             seen.append(1)
             return "1"
 
-    _repr(Watched(Value() for _ in range(100_000)), 1024, 3)
-    _repr([Value() for _ in range(100_000)], 1024, 3)
+    celery_repr(Watched(Value() for _ in range(100_000)), 1024, 3)
+    celery_repr([Value() for _ in range(100_000)], 1024, 3)
     assert len(seen) < 3000
     # Plain numbers are given up on as soon as there are too many.
     nested = [[[0] * 10_000] * 10_000] * 10_000
-    assert len(_repr(nested, 1024, 3)) < 1100
+    assert len(celery_repr(nested, 1024, 3)) < 1100
 
 
 @given(VALUES)
@@ -139,6 +142,56 @@ def test_json_is_kombus(value: Any) -> None:
 def test_the_json_of_a_chain_is_kombus(args: Any, callbacks: Any, steps: list[Any]) -> None:
     body = (args, {"a": args}, {"callbacks": callbacks, "errbacks": None, "chain": steps, "chord": None})
     assert _encode_body(body) == dumps(body)
+
+
+ACCEPTED = {"application/json", "application/x-python-serialize"}
+
+
+def first_of_chain(*steps: Any, args: Any = (), **options: Any) -> Publication:
+    """Return the message that carries these steps."""
+    with_steps = {**RECORDER.task(task()).options, **options}
+    embed = {"callbacks": None, "errbacks": None, "chain": list(steps), "chord": None}
+    return Publication(task_id="the-id", body=(args, {}, embed), options=with_steps)
+
+
+@pytest.mark.parametrize(
+    ("publication", "is_compressed"),
+    [
+        (first_of_chain(*[{"task": "add", "args": [n]} for n in range(200)]), True),
+        (first_of_chain({"task": "add"}, args=("x" * 5000,)), True),
+        (first_of_chain({"task": "add"}, args=("x" * 3000,)), False),
+        (first_of_chain({"task": "add"}, args=("x" * 1_100_000,)), False),
+        (first_of_chain(args=("x" * 5000,)), False),
+        (first_of_chain({"task": "add"}, args=("x" * 5000,), serializer="pickle"), False),
+    ],
+    ids=["long", "large argument", "small", "too large", "no chain", "no JSON"],
+)
+def test_a_long_chain_is_compressed_and_kombu_reads_it(publication: Publication, is_compressed: bool) -> None:
+    properties, headers, body = decoded(encoder(1 << 24).publication(publication))
+    expected, theirs = publication.options["headers"], {**headers}
+    assert (theirs.pop("compression", None) is not None) is is_compressed
+    assert theirs == expected
+    received: Any = Message
+    read = received(body=body, headers=headers, accept=ACCEPTED, **properties).decode()
+    assert loads(dumps(read)) == loads(dumps(publication.body))
+
+
+def test_what_is_compressed_anyway_is_compressed_once() -> None:
+    ours = encoder(task_compression="bzip2")
+    publication = first_of_chain({"task": "add"}, args=("x" * 5000,), compression="bzip2")
+    _, headers, body = decoded(ours.publication(publication))
+    assert headers["compression"] == "application/x-bz2"
+    assert bz2.decompress(body) == dumps(publication.body).encode()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 70_000])
+@pytest.mark.parametrize("task_id", ["the-id", "täsk-\N{SNOWMAN}", "x" * 255])
+def test_sizes_and_ids_of_any_length_are_told(size: int, task_id: str) -> None:
+    message = task("ä" * size, kwargs={"ö": "\N{SNOWMAN}" * size})._replace(task_id=task_id)
+    fast = decoded(ENCODER.task(message))
+    general = decoded(ENCODER.publication(RECORDER.task(message)))
+    same = {"expires": None, PUBLISHED_AT: None}
+    assert (fast[0], {**fast[1], **same}, fast[2]) == (general[0], {**general[1], **same}, general[2])
 
 
 @given(
