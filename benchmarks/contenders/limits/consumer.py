@@ -17,7 +17,7 @@ from typing import Any
 
 import hiredis
 import wire
-from bench_protocol import Command, hear, paced, say, task_id
+from bench_protocol import Command, hear, paced, say, settle, task_id
 from pamqp import commands, frame
 
 _PREFETCH = 200
@@ -119,6 +119,7 @@ def worker(asked: Command) -> None:
         wire.call(connection, commands.Basic.Qos(0, _PREFETCH, False), commands.Basic.QosOk)
         connection.setblocking(False)
         transport, consumer = await loop.create_connection(lambda: _Consumer(store), sock=connection)
+        settle()
         transport.write(frame.marshal(commands.Basic.Consume(queue=asked.queue), wire.CHANNEL))
         await consumer.closed
 
