@@ -1,5 +1,7 @@
 """How long a test session is: what the options of `./stack test` tell the tests."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,30 @@ def test_a_longer_session_tells_the_tests_and_waits_for_them() -> None:
     assert dict(session.FULL.variables) == {"FAULT_SCALE": "1"}
     assert dict(session.SOAK.variables) == {"FAULT_SCALE": "1", "SOAK": "1"}
     assert session.SHORT.longest < session.FULL.longest < session.SOAK.longest
+
+
+def test_only_a_longer_session_draws_other_examples_each_time(tmp_path: Path) -> None:
+    def drawn(length: session.Length) -> set[str]:
+        """Return what Hypothesis has drawn in two sessions of this length."""
+        test = tmp_path / "test_drawn.py"
+        test.write_text(
+            "from hypothesis import given, strategies as st\n"
+            "@given(st.binary(min_size=8))\n"
+            "def test_drawn(some: bytes) -> None:\n"
+            "    open('drawn', 'a').write(some.hex() + ' ')\n"
+        )
+        outputs = set()
+        for _ in range(2):
+            profile = f"--hypothesis-profile={length.examples}"
+            command = [sys.executable, "-m", "pytest", "-q", profile, test.name]
+            subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+            outputs.add((tmp_path / "drawn").read_text())
+            (tmp_path / "drawn").unlink()
+        return outputs
+
+    assert len(drawn(session.SHORT)) == 1
+    assert len(drawn(session.FULL)) == 2
+    assert len(drawn(session.SOAK)) == 2
 
 
 def test_tests_have_a_uv_and_no_settings_of_ours(tmp_path: Path) -> None:

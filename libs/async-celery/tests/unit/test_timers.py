@@ -55,12 +55,12 @@ WITHIN = st.sampled_from([0.0, 0.001, 0.02, 1.0]) | st.floats(-0.1, 2)
 def test_each_rings_once_when_it_is_due(steps: list[tuple[str, float, int]]) -> None:
     loop = Loop()
     timers: Timers[Waiter] = Timers(cast(asyncio.AbstractEventLoop, loop))
-    waiting: dict[Waiter, tuple[int, float]] = {}
+    waiting: dict[Waiter, tuple[int, float]] = {}  # with its mark, and when it is due
     cancelled: list[Waiter] = []
     for what, seconds, which in steps:
         if what == "set":
             waiter = Waiter(loop)
-            waiting[waiter] = timers.set(waiter, seconds), loop.now + seconds
+            waiting[waiter] = timers.set(waiter, seconds), loop.now + max(0.0, seconds)
         elif what == "cancel" and waiting:
             waiter = list(waiting)[which % len(waiting)]
             mark, _ = waiting.pop(waiter)
