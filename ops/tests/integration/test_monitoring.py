@@ -49,16 +49,28 @@ def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     assert made.processes() == []
 
 
+def promtool(*words: str) -> None:
+    program = shutil.which("promtool")
+    assert program, "it comes with Debian's package prometheus, which `watching` installs"
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_rules_fire_as_their_tests_say(watching: Stack) -> None:
-    promtool = shutil.which("promtool")
-    assert promtool, "it comes with Debian's package prometheus"
-    for words in (
-        ["check", "rules", *map(str, PROMETHEUS.glob("rules/*.yml"))],
-        ["test", "rules", *map(str, PROMETHEUS.glob("tests/*.yml"))],
-        ["check", "config", str(watching.state / "config" / "prometheus" / "prometheus.yml")],
-    ):
-        done = subprocess.run([promtool, *words], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "rules", *map(str, PROMETHEUS.glob("rules/*.yml")))
+    promtool("test", "rules", *map(str, PROMETHEUS.glob("tests/*.yml")))
+    promtool("check", "config", str(watching.state / "config" / "prometheus" / "prometheus.yml"))
+
+
+@pytest.mark.usefixtures("watching")
+def test_promtool_takes_what_the_containers_start_puts_together(tmp_path: Path) -> None:
+    shutil.copytree(PROMETHEUS / "rules", tmp_path / "rules")
+    shutil.copytree(PROMETHEUS / "docker-targets", tmp_path / "targets")
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(
+        "".join((PROMETHEUS / name).read_text() for name in ("prometheus.yml", "docker.yml"))
+    )
+    promtool("check", "config", str(configuration))
 
 
 def test_every_alert_says_what_it_means_and_has_a_test(watching: Stack) -> None:
