@@ -28,7 +28,9 @@ def test_up_ends_when_all_is_watched(stack: Clone, first_up: str) -> None:
     assert said[1] == said[2]
     assert float(said[3]) <= 30
     assert int(said[1]) >= 12
-    assert {sample["value"][1] for sample in prometheus(stack, "up")} == {"1"}
+    # On a busy machine a single scrape may take longer than it is given; the next one does not.
+    wait_until(lambda: not prometheus(stack, "up == 0"), 30, "all targets are scraped")
+    assert len(prometheus(stack, "up")) >= int(said[1])
 
 
 def test_the_api_says_which_commit_runs(stack: Clone) -> None:
